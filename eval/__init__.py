@@ -1,0 +1,1 @@
+"""Downstream evaluation: a checkpoint goes in, a record of its score comes out."""

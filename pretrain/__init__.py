@@ -1,0 +1,1 @@
+"""Self-supervised pretraining of vision transformers: DINO, DINO+SelfPatch and MoBY."""

@@ -1,0 +1,119 @@
+"""Reading checkpoints without running what is in them, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import atomic_path
+
+# What published checkpoints hold beside tensors. Building any of these runs no code of the file's choosing.
+_numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
+HARMLESS = [
+    argparse.Namespace,
+    (_numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_numpy_core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_numpy_core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    *{
+        type(np.dtype(kind))
+        for kind in ("?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d", "U1")
+    },
+]
+
+
+def load_file(path: str | Path, unsafe: bool = False) -> Any:
+    """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without unpickling arbitrary objects.
+
+    Args:
+        path: the file.
+        unsafe: the user's word (``--unsafe-load``) that this file may run code while it is read.
+
+    Raises:
+        UserError: the file is missing, is not a checkpoint, is cut short, or holds objects that need ``unsafe``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such checkpoint: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as load_safetensors
+
+        try:
+            return load_safetensors(path)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} is not a whole safetensors file ({error}): download or export it again"
+            ) from None
+    try:
+        if unsafe:
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, str(error))) from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        TypeError,
+    ) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} is not a whole checkpoint ({first_line[:120]}): it is cut short or of another format"
+        ) from None
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """One line for torch's page of advice: which object was refused, or that the file is no pickle at all."""
+    for sign in ("Unsupported global: GLOBAL ", "Unsupported class ", "Trying to load unsupported GLOBAL "):
+        if sign in reason:
+            name = reason.split(sign, 1)[1].split()[0].rstrip(".,:")
+            return (
+                f"{path} holds a {name} object, which could run code when read, so it was not opened: "
+                "if you trust its origin, add --unsafe-load"
+            )
+    if zipfile.is_zipfile(path):
+        return (
+            f"{path} holds something that cannot be read safely: if you trust its origin, add --unsafe-load"
+        )
+    return f"{path} is not a checkpoint (neither torch.save's format nor safetensors)"
+
+
+def save_file(content: Any, path: str | Path) -> None:
+    """Write ``content`` with ``torch.save``, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def point_to(path: Path, pointer: Path) -> None:
+    """Make ``pointer`` another name of the file ``path``, replacing what it named in one step."""
+    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        os.symlink(path.name, temporary)
+    os.replace(temporary, pointer)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with everything but tensors, containers and plain scalars turned into text: what a safe load opens."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, (str, int)) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (torch.Tensor, str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,50 @@
+"""What every command of the project does the same way: a user's mistake costs one line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its message says what was wrong, where, and what to do."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of a command's description (its examples) and shows the defaults of its options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog,
+            max_help_position=32,
+            width=min(110, os.get_terminal_size().columns) if sys.stdout.isatty() else 110,
+        )
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """The parser of one command: ``description`` is shown as written, ``--debug`` is always there.
+
+    The shell entry points set ``SELFPATCH_COMMAND`` to the name that the user typed, so that usage lines repeat it.
+    """
+    parser = argparse.ArgumentParser(
+        prog=os.environ.get("SELFPATCH_COMMAND"), description=description, formatter_class=HelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    return parser
+
+
+def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run ``main(argv)`` and exit: 0 when it returns, 2 with one line on a :class:`UserError`, 130 on Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(main(argv) or 0)
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on where this one was interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,55 @@
+"""Projection heads: from a token to the logits that student and teacher compare."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightNormLinear(nn.Module):
+    """A Linear without bias whose every output row is g·v/‖v‖ (arXiv 1602.07868), with g fixed at 1.
+
+    ``weight_g`` stays a parameter, as in published checkpoints, but is never trained.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=False)
+        self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(out_dim, in_dim), std=0.02))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+
+
+class DINOHead(nn.Module):
+    """DINO's projection head (arXiv 2104.14294, appendix C): a 3-layer MLP, L2 normalisation, a weight-normed Linear.
+
+    Args:
+        in_dim: width of the tokens.
+        out_dim: number of logits ("prototypes").
+        hidden_dim: width of the two hidden layers.
+        bottleneck_dim: width of the normalised feature.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, hidden_dim: int = 2048, bottleneck_dim: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        for layer in self.mlp[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim)
+
+    def bottleneck(self, tokens: Tensor) -> Tensor:
+        """The normalised feature (..., bottleneck_dim) of tokens (..., in_dim)."""
+        return F.normalize(self.mlp(tokens), dim=-1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (..., out_dim) of tokens (..., in_dim)."""
+        return self.last_layer(self.bottleneck(tokens))

@@ -1,0 +1,253 @@
+"""mmengine's Runner with what the project promises: safe and strict loading, whole files, the same code on any hardware.
+
+Pretraining, detectors and segmentors all train with this one Runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
+from selfpatch.pretrain.checkpoint import load_file, plain, point_to, save_file
+from selfpatch.pretrain.cli import UserError
+
+
+def start_distributed(launcher: str) -> None:
+    """Join the process group of ``launcher`` ("none", "pytorch" for torchrun, "slurm"); NCCL on GPUs, else gloo.
+
+    mmengine's own start insists on a GPU, so without one the group is made here, before the Runner looks for it.
+    """
+    if launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
+        return
+    if launcher == "slurm":  # torchrun sets these itself
+        for name, source in (
+            ("RANK", "SLURM_PROCID"),
+            ("WORLD_SIZE", "SLURM_NTASKS"),
+            ("LOCAL_RANK", "SLURM_LOCALID"),
+        ):
+            os.environ[name] = os.environ[source]
+        os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+        os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group("gloo")
+
+
+def run_processes(count: int, module: str, argv: Sequence[str]) -> None:
+    """Replace this process by torchrun with ``count`` processes of ``python -m module argv --launcher pytorch``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    os.execv(sys.executable, [*command, "-m", module, *argv, "--launcher", "pytorch"])
+
+
+def distributed_options(launcher: str) -> dict:
+    """The Runner's arguments for ``launcher``: on CPU, DDP must not be told a device."""
+    options = {
+        "launcher": launcher,
+        "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+    }
+    if launcher != "none" and not torch.cuda.is_available():
+        options["model_wrapper_cfg"] = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+        }
+    return options
+
+
+@OPTIM_WRAPPERS.register_module()
+class PreciseOptimWrapper(OptimWrapper):
+    """An OptimWrapper whose forward pass runs under ``precision``: "fp32", or "bf16" autocast on CPU and GPU alike."""
+
+    def __init__(self, *args, precision: str = "fp32", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if precision not in ("fp32", "bf16"):
+            raise UserError(f"precision={precision!r} is unknown: choose fp32 or bf16")
+        self.precision = precision
+
+    def optim_context(self, model: torch.nn.Module):
+        """Autocast around the forward pass, inside mmengine's own context (gradient accumulation)."""
+        device = next(model.parameters()).device.type
+        stack = super().optim_context(model)
+        return _Nested(stack, torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"))
+
+
+class _Nested:
+    """Two context managers as one."""
+
+    def __init__(self, outer, inner) -> None:
+        self.outer, self.inner = outer, inner
+
+    def __enter__(self) -> None:
+        self.outer.__enter__()
+        self.inner.__enter__()
+
+    def __exit__(self, *error) -> None:
+        self.inner.__exit__(*error)
+        self.outer.__exit__(*error)
+
+
+@RUNNERS.register_module()
+class SafeRunner(Runner):
+    """A Runner that reads checkpoints safely and strictly, and writes them atomically.
+
+    mmengine's own reads with full unpickling and ignores keys that do not match. ``unsafe_load`` is the user's word
+    that a checkpoint may run code when it is read.
+    """
+
+    unsafe_load = False
+
+    def load_checkpoint(self, filename: str, map_location="cpu", strict: bool = True, revise_keys=()) -> dict:
+        """Load weights strictly; :class:`UserError` names keys that do not match."""
+        checkpoint = load_file(filename, unsafe=self.unsafe_load)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        try:
+            model.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{filename} does not fit the model: {reason[:600]}") from None
+        self._has_loaded = True
+        self.logger.info("loaded %s", filename)
+        # resume() reads a "config" in the metadata as mmengine's own text; ours is a dict
+        return {**checkpoint, "meta": {k: v for k, v in checkpoint.get("meta", {}).items() if k != "config"}}
+
+    @master_only
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        **_,
+    ) -> None:
+        """Write the state of the run, atomically, as something that a safe load opens."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        # hooks run before the loop counts the epoch (or iteration) that has just ended
+        counts = {
+            "epoch": self.epoch + int(by_epoch),
+            "iter": self.iter + int(not by_epoch),
+            "seed": self.seed,
+        }
+        checkpoint = {
+            "meta": plain({**counts, **(meta or {})}),
+            "state_dict": {key: value.cpu() for key, value in model.state_dict().items()},
+            # its history objects need an unsafe load, and nothing here goes on from them
+            "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
+        }
+        if save_optimizer:
+            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint["param_schedulers"] = plain(
+                [scheduler.state_dict() for scheduler in self.param_schedulers]
+            )
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        save_file(checkpoint, Path(out_dir) / filename)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Only name the device: versions and config stand in every checkpoint and record."""
+        self.logger.info(
+            "device %s, %d process(es)", "cuda" if torch.cuda.is_available() else "cpu", self.world_size
+        )
+
+    def get_hooks_info(self) -> str:
+        """Nothing: the order of the hooks tells a user nothing."""
+        return ""
+
+    def dump_config(self) -> None:
+        """The whole config stands in the checkpoint."""
+
+
+@HOOKS.register_module()
+class KeepCheckpoints(Hook):
+    """Saves the run every ``interval`` epochs (or iterations) and at the end, and keeps the last ``keep`` files.
+
+    ``checkpoint.pth`` always names the newest. The order is: write the new file whole, move the name, then delete: a
+    kill at any moment leaves a checkpoint to go on from. A state that is not finite is never saved.
+
+    Args:
+        interval: epochs or iterations between checkpoints.
+        by_epoch: which of the two.
+        keep: how many ``epoch_<n>.pth`` (``iter_<n>.pth``) stay.
+        meta: gives what the metadata holds beside epoch, iteration and seed.
+    """
+
+    priority = "VERY_LOW"  # after everything that changes weights
+
+    def __init__(
+        self,
+        interval: int,
+        by_epoch: bool = True,
+        keep: int = 1,
+        meta: Callable[[Runner], dict] | None = None,
+    ):
+        self.interval, self.by_epoch, self.keep, self.meta = interval, by_epoch, keep, meta
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save, if checkpoints go by epoch and this one is due."""
+        if self.by_epoch and (
+            (runner.epoch + 1) % self.interval == 0 or runner.epoch + 1 == runner.max_epochs
+        ):
+            self._save(runner, f"epoch_{runner.epoch + 1}.pth")
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save, if checkpoints go by iteration and this one is due."""
+        if not self.by_epoch and (
+            (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters
+        ):
+            self._save(runner, f"iter_{runner.iter + 1}.pth")
+
+    @master_only
+    def _save(self, runner: Runner, name: str) -> None:
+        broken = [key for key, value in runner.model.state_dict().items() if not _finite(value)]
+        if broken:
+            raise UserError(
+                f"{broken[0]} is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}"
+            )
+        folder = Path(runner.work_dir)
+        runner.save_checkpoint(
+            folder, name, meta=self.meta(runner) if self.meta else {}, by_epoch=self.by_epoch
+        )
+        point_to(folder / name, folder / "checkpoint.pth")
+        kind = name.split("_")[0]
+        saved = sorted(folder.glob(f"{kind}_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+        for old in saved[: -self.keep]:
+            old.unlink()
+        runner.logger.log(logging.INFO, "saved %s", folder / name)
+
+
+@HOOKS.register_module()
+class StopWhenNotFinite(Hook):
+    """Stops the run at the first loss that is not finite; the last checkpoint stays as it is."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Look at the loss that has just been computed."""
+        if outputs and not _finite(torch.as_tensor(outputs["loss"])):
+            raise UserError(
+                f"the loss is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}"
+            )
+
+
+def last_good(work_dir: str | Path) -> str:
+    """What a run that has to stop tells its user to do."""
+    newest = Path(work_dir) / "checkpoint.pth"
+    kept = f"the last good state is {newest}" if newest.exists() else "no checkpoint had been saved yet"
+    return f"{kept}; lower the learning rate or train in fp32, then go on with --resume"
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())

@@ -1,0 +1,288 @@
+"""The vision transformer: the only one in the project, for pretraining and for every downstream task.
+
+Parameter names are those of the published DINO code, so that its checkpoints need no translation. What published
+families add to the plain ViT (a [CLS] token or none, a final norm or none, LayerScale, register tokens) are options of
+this one class.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+SIZES = {  # name: (width, depth, heads), as in DeiT (arXiv 2012.12877, table 1)
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+}
+LAYER_NORM_EPS = 1e-6  # every published ViT of this family; torch's default is 1e-5
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, N, C)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        q, k, v = (
+            self.qkv(x).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, N, d)
+        x = F.scaled_dot_product_attention(q, k, v)  # scale d^-1/2
+        return self.proj(x.transpose(1, 2).reshape(B, N, C))
+
+
+class MLP(nn.Module):
+    """Linear, exact (erf) GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (CaiT, arXiv 2103.17239, eq. 4); DINOv2 has it."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole images at random (stochastic depth, arXiv 1603.09382); identity in eval mode.
+
+    ``noise`` (B,) in [0, 1), when given, decides instead of torch's global generator: pretraining draws it from an
+    address, so that it is the same however many processes share the batch.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor, noise: Tensor | None = None) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        if noise is None:
+            noise = torch.rand(len(branch), device=branch.device)
+        kept = (noise >= self.rate).to(branch.dtype) / (1 - self.rate)
+        return branch * kept.view(-1, *[1] * (branch.ndim - 1))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention, then MLP, each a residual branch."""
+
+    def __init__(
+        self, dim: int, heads: int, drop_path: float = 0.0, layer_scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = MLP(dim, 4 * dim)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        first, second = (None, None) if noise is None else noise
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))), first)
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), second)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each to a token: (B, 3, H, W) -> (B, h*w, C)."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.proj(images)  # (B, C, h, w); a border narrower than a patch is left out
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
+
+
+@MODELS.register_module()
+class VisionTransformer(nn.Module):
+    """A plain vision transformer (arXiv 2010.11929) that gives a global feature and patch tokens for any image size.
+
+    Args:
+        size: a row of :data:`SIZES`; ``embed_dim``, ``depth`` and ``heads`` override its parts.
+        patch_size: side of a patch in pixels.
+        img_size: side in pixels of the square images whose grid the table of position embeddings belongs to.
+        cls_token: whether there is a [CLS] token (DINO: yes, SelfPatch: no).
+        final_norm: whether a LayerNorm follows the last block (DINO: yes, SelfPatch: no).
+        drop_path_rate: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+        layer_scale: initial value of LayerScale; None for none.
+        register_tokens: how many learned extra tokens without position go along (arXiv 2309.16588).
+        checkpointing: recompute each block's activations in the backward pass, to save memory.
+
+    Raises:
+        ValueError: if the image side is not a multiple of the patch, or the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        size: str = "small",
+        patch_size: int = 16,
+        img_size: int = 224,
+        cls_token: bool = True,
+        final_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
+        register_tokens: int = 0,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"unknown ViT size {size!r}: choose one of {', '.join(SIZES)}")
+        dim, self.depth, self.heads = (
+            given or own for given, own in zip((embed_dim, depth, heads), SIZES[size])
+        )
+        if img_size % patch_size:
+            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+        if dim % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {dim}")
+        self.embed_dim, self.patch_size, self.grid_side = dim, patch_size, img_size // patch_size
+        self.checkpointing = checkpointing
+
+        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
+        self.register_tokens = nn.Parameter(torch.zeros(1, register_tokens, dim)) if register_tokens else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, int(cls_token) + self.grid_side**2, dim))
+        rates = torch.linspace(0, drop_path_rate, self.depth).tolist()
+        self.blocks = nn.ModuleList(Block(dim, self.heads, rate, layer_scale) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw fresh weights: truncated normal 0.02 for Linears and learned tokens, zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.register_tokens, self.pos_embed):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
+
+    @property
+    def num_prefix(self) -> int:
+        """How many tokens stand before the patch tokens: [CLS] and the registers."""
+        registers = 0 if self.register_tokens is None else self.register_tokens.shape[1]
+        return int(self.cls_token is not None) + registers
+
+    @property
+    def num_branches(self) -> int:
+        """How many residual branches :attr:`noise` of :meth:`forward` decides about: two a block."""
+        return 2 * self.depth
+
+    @property
+    def arch(self) -> dict:
+        """What a checkpoint's metadata and a record say of this network."""
+        return {
+            "family": "vit",
+            "dim": self.embed_dim,
+            "depth": self.depth,
+            "heads": self.heads,
+            "patch": self.patch_size,
+            "grid": self.grid_side,
+            "cls_token": self.cls_token is not None,
+            "final_norm": isinstance(self.norm, nn.LayerNorm),
+            "layer_scale": isinstance(self.blocks[0].ls1, LayerScale),
+            "registers": self.num_prefix - int(self.cls_token is not None),
+        }
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Encode images (B, 3, H, W), normalised, of any size.
+
+        Args:
+            images: the batch.
+            noise: (2·depth, B) uniform numbers that decide which residual branches are dropped; None: torch's own.
+
+        Returns:
+            the global feature (B, C): [CLS], or the mean of the patch tokens where there is no [CLS]; the patch tokens
+            (B, h*w, C); the grid (h, w).
+        """
+        x, grid = self.embed(images)
+        for i, block in enumerate(self.blocks):
+            x = self._run(block, x, None if noise is None else noise[2 * i : 2 * i + 2])
+        x = self.norm(x)
+        patches = x[:, self.num_prefix :]
+        return (patches.mean(1) if self.cls_token is None else x[:, 0]), patches, grid
+
+    def tokens_of(
+        self, images: Tensor, blocks: Sequence[int], norm: bool = True
+    ) -> tuple[list[Tensor], tuple[int, int]]:
+        """All tokens after chosen blocks.
+
+        Args:
+            images: (B, 3, H, W).
+            blocks: block numbers from 0; negative ones count from the end.
+            norm: whether the final norm, where there is one, is applied to each (as DINO publishes them).
+
+        Returns:
+            for each chosen block its tokens (B, :attr:`num_prefix` + h*w, C), and the grid (h, w).
+        """
+        wanted = [block % self.depth for block in blocks]
+        x, grid = self.embed(images)
+        taken = {}
+        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+            x = self._run(block, x, None)
+            if i in wanted:
+                taken[i] = self.norm(x) if norm else x
+        return [taken[i] for i in wanted], grid
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The tokens that enter the first block, (B, :attr:`num_prefix` + h*w, C), and the grid (h, w)."""
+        x, (h, w) = self.patch_embed(images)
+        table = self.interpolated_pos_embed(h, w)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + table
+        if self.register_tokens is not None:  # after [CLS], without a position
+            x = torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+        return x, (h, w)
+
+    def interpolated_pos_embed(self, h: int, w: int) -> Tensor:
+        """The table of position embeddings for a grid of h x w patches, (1, [1 +] h*w, C).
+
+        As published with DINO: bicubic by *scale factor*, whose 0.1 enters the sampling coordinates.
+        """
+        G = self.grid_side
+        if (h, w) == (G, G):
+            return self.pos_embed
+        prefix, patches = self.pos_embed.split([self.pos_embed.shape[1] - G * G, G * G], dim=1)
+        patches = patches.view(1, G, G, -1).permute(0, 3, 1, 2)  # (1, C, G, G)
+        scale = ((h + 0.1) / G, (w + 0.1) / G)
+        resized = F.interpolate(patches, scale_factor=scale, mode="bicubic", align_corners=False)
+        if resized.shape[2:] != (h, w):  # floor(G · (h + 0.1)/G) missed h by a rounding
+            logging.getLogger(__name__).warning(
+                "position embeddings: %dx%d interpolated by size, not by scale", h, w
+            )
+            resized = F.interpolate(patches, size=(h, w), mode="bicubic", align_corners=False)
+        return torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
+
+    def _run(self, block: Block, x: Tensor, noise: Tensor | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, noise, use_reentrant=False)
+        return block(x, noise)
