@@ -24,10 +24,7 @@ HARMLESS = [
     (_numpy_core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
-    *{
-        type(np.dtype(kind))
-        for kind in ("?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d", "U1")
-    },
+    *{type(np.dtype(kind)) for kind in ("?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d", "U1")},
 ]
 
 
@@ -51,9 +48,7 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
         try:
             return load_safetensors(path)
         except SafetensorError as error:
-            raise UserError(
-                f"{path} is not a whole safetensors file ({error}): download or export it again"
-            ) from None
+            raise UserError(f"{path} is not a whole safetensors file ({error}): download or export it again") from None
     try:
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
@@ -87,9 +82,7 @@ def _refusal(path: Path, reason: str) -> str:
                 "if you trust its origin, add --unsafe-load"
             )
     if zipfile.is_zipfile(path):
-        return (
-            f"{path} holds something that cannot be read safely: if you trust its origin, add --unsafe-load"
-        )
+        return f"{path} holds something that cannot be read safely: if you trust its origin, add --unsafe-load"
     return f"{path} is not a checkpoint (neither torch.save's format nor safetensors)"
 
 

@@ -148,17 +148,13 @@ class SafeRunner(Runner):
         if save_optimizer:
             checkpoint["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers is not None:
-            checkpoint["param_schedulers"] = plain(
-                [scheduler.state_dict() for scheduler in self.param_schedulers]
-            )
+            checkpoint["param_schedulers"] = plain([scheduler.state_dict() for scheduler in self.param_schedulers])
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_file(checkpoint, Path(out_dir) / filename)
 
     def _log_env(self, env_cfg: dict) -> None:
         """Only name the device: versions and config stand in every checkpoint and record."""
-        self.logger.info(
-            "device %s, %d process(es)", "cuda" if torch.cuda.is_available() else "cpu", self.world_size
-        )
+        self.logger.info("device %s, %d process(es)", "cuda" if torch.cuda.is_available() else "cpu", self.world_size)
 
     def get_hooks_info(self) -> str:
         """Nothing: the order of the hooks tells a user nothing."""
@@ -195,29 +191,21 @@ class KeepCheckpoints(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save, if checkpoints go by epoch and this one is due."""
-        if self.by_epoch and (
-            (runner.epoch + 1) % self.interval == 0 or runner.epoch + 1 == runner.max_epochs
-        ):
+        if self.by_epoch and ((runner.epoch + 1) % self.interval == 0 or runner.epoch + 1 == runner.max_epochs):
             self._save(runner, f"epoch_{runner.epoch + 1}.pth")
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save, if checkpoints go by iteration and this one is due."""
-        if not self.by_epoch and (
-            (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters
-        ):
+        if not self.by_epoch and ((runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters):
             self._save(runner, f"iter_{runner.iter + 1}.pth")
 
     @master_only
     def _save(self, runner: Runner, name: str) -> None:
         broken = [key for key, value in runner.model.state_dict().items() if not _finite(value)]
         if broken:
-            raise UserError(
-                f"{broken[0]} is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}"
-            )
+            raise UserError(f"{broken[0]} is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}")
         folder = Path(runner.work_dir)
-        runner.save_checkpoint(
-            folder, name, meta=self.meta(runner) if self.meta else {}, by_epoch=self.by_epoch
-        )
+        runner.save_checkpoint(folder, name, meta=self.meta(runner) if self.meta else {}, by_epoch=self.by_epoch)
         point_to(folder / name, folder / "checkpoint.pth")
         kind = name.split("_")[0]
         saved = sorted(folder.glob(f"{kind}_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
@@ -232,14 +220,10 @@ class StopWhenNotFinite(Hook):
 
     priority = "VERY_HIGH"
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Look at the loss that has just been computed."""
         if outputs and not _finite(torch.as_tensor(outputs["loss"])):
-            raise UserError(
-                f"the loss is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}"
-            )
+            raise UserError(f"the loss is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}")
 
 
 def last_good(work_dir: str | Path) -> str:

@@ -22,9 +22,7 @@ class Step:
 def cosine(iteration: int, base: float, end: float, total: int, warmup: int = 0) -> float:
     """Linear warm-up from 0 to ``base`` over ``warmup`` iterations, then a cosine to ``end`` at iteration ``total``."""
     if iteration < warmup:
-        return (
-            base * iteration / (warmup - 1) if warmup > 1 else 0.0
-        )  # a warm-up of one iteration is its start
+        return base * iteration / (warmup - 1) if warmup > 1 else 0.0  # a warm-up of one iteration is its start
     return end + 0.5 * (base - end) * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
 
 

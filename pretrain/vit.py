@@ -35,9 +35,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
-        q, k, v = (
-            self.qkv(x).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, N, d)
+        q, k, v = self.qkv(x).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
         x = F.scaled_dot_product_attention(q, k, v)  # scale d^-1/2
         return self.proj(x.transpose(1, 2).reshape(B, N, C))
 
@@ -88,9 +86,7 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then MLP, each a residual branch."""
 
-    def __init__(
-        self, dim: int, heads: int, drop_path: float = 0.0, layer_scale: float | None = None
-    ) -> None:
+    def __init__(self, dim: int, heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(dim, heads)
@@ -156,9 +152,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"unknown ViT size {size!r}: choose one of {', '.join(SIZES)}")
-        dim, self.depth, self.heads = (
-            given or own for given, own in zip((embed_dim, depth, heads), SIZES[size])
-        )
+        dim, self.depth, self.heads = (given or own for given, own in zip((embed_dim, depth, heads), SIZES[size]))
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
         if dim % self.heads:
@@ -276,9 +270,7 @@ class VisionTransformer(nn.Module):
         scale = ((h + 0.1) / G, (w + 0.1) / G)
         resized = F.interpolate(patches, scale_factor=scale, mode="bicubic", align_corners=False)
         if resized.shape[2:] != (h, w):  # floor(G · (h + 0.1)/G) missed h by a rounding
-            logging.getLogger(__name__).warning(
-                "position embeddings: %dx%d interpolated by size, not by scale", h, w
-            )
+            logging.getLogger(__name__).warning("position embeddings: %dx%d interpolated by size, not by scale", h, w)
             resized = F.interpolate(patches, size=(h, w), mode="bicubic", align_corners=False)
         return torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
 
