@@ -1,0 +1,175 @@
+"""A task and a checkpoint in, a record out: ``python -m selfpatch.eval.run TASK CKPT``.
+
+A task is a module of this package with these functions; it is found by its name:
+
+- ``add_arguments(parser)`` adds the task's options (``--data`` is common to all);
+- ``check(args)`` raises :class:`UserError` on anything wrong with arguments or data, quickly;
+- ``protocol_of(args, backbone)`` gives a :class:`Protocol` (or its name and parameters as a dictionary);
+- ``fingerprint(args)`` gives a :class:`Dataset` (or its fields as a tuple);
+- ``evaluate(backbone, args, out)`` gives an :class:`Evaluation`; it may keep working files in ``out`` to go on from.
+
+``DATA`` is the default of ``--data``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from selfpatch.eval.convert import LoadedBackbone, add_checkpoint_options, load_backbone
+from selfpatch.eval.record import Dataset, Evaluation, Protocol, find_record, read_record, versions, write_record
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+
+DESCRIPTION = """\
+Evaluate one checkpoint on one task and write a record of the result.
+
+  tools/eval_davis.sh checkpoint.pth
+  python -m selfpatch.eval.run davis checkpoint.pth --data data/DAVIS
+
+The checkpoint may be of this project or of a published method; what was loaded is printed and proved first. A result
+that is already recorded (same weights, protocol and data) is shown instead of computed again.
+
+tasks: {tasks}"""
+
+
+def tasks() -> list[str]:
+    """The names of the modules beside this one that define ``evaluate``, read without importing them."""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        if {"evaluate", "protocol_of", "fingerprint"} <= defined:
+            found.append(path.stem)
+    return found
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one evaluation from the command line."""
+    known = tasks()
+    if not argv or argv[0].startswith("-"):  # no task: --help, or the complaint that there is none
+        _parser(None, known).parse_args(argv)
+        raise UserError(f"no task given: choose one of {', '.join(known)}")
+    name, *rest = argv
+    if name not in known:
+        raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
+    task = importlib.import_module(f"selfpatch.eval.{name}")
+    args = _parser(task, known).parse_args(rest)
+    args.task = name
+    run(task, args)
+
+
+def _parser(task: ModuleType | None, known: Sequence[str]) -> argparse.ArgumentParser:
+    parser = command_parser(DESCRIPTION.format(tasks=", ".join(known)))
+    if task is None:
+        parser.add_argument("task", choices=known, help="what to evaluate on; TASK --help shows its options")
+    elif "SELFPATCH_COMMAND" not in os.environ:
+        parser.prog = f"{parser.prog} {task.__name__.rpartition('.')[2]}"
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
+    parser.add_argument("--data", type=Path, default=getattr(task, "DATA", None), help="where the data set lies")
+    parser.add_argument("--out", type=Path, help="working files [work_dirs/eval/<task>-<checkpoint>]")
+    parser.add_argument("--records", type=Path, default=Path("work_dirs/records"), help="where records are written")
+    parser.add_argument("--force", action="store_true", help="evaluate even if the result is recorded")
+    parser.add_argument(
+        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
+    )
+    add_checkpoint_options(parser)
+    if task is not None:
+        task.add_arguments(parser.add_argument_group(f"options of {task.__name__.rpartition('.')[2]}"))
+    return parser
+
+
+def run(task: ModuleType, args: argparse.Namespace) -> Path:
+    """Evaluate ``args.checkpoint`` on ``task``, or find that it was done, and return the record's path.
+
+    Cheap checks come first, then the checkpoint, then the look for an equal record, then the work.
+    """
+    task.check(args)
+    backbone = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
+    print("\n".join(backbone.certificate), flush=True)
+    protocol, dataset = _protocol(task.protocol_of(args, backbone)), _dataset(task.fingerprint(args))
+
+    known = find_record(
+        args.records,
+        task=args.task,
+        checkpoint_sha256=backbone.checkpoint_sha256,
+        weights_sha256=backbone.weights_sha256,
+        protocol=protocol,
+        dataset=dataset,
+    )
+    if known and not args.force:
+        record = read_record(known)
+        print(f"already recorded on {record['started']} (--force evaluates again):")
+        show(record, known)
+        return known
+
+    out = args.out or Path("work_dirs/eval") / f"{args.task}-{backbone.checkpoint_sha256[:12]}"
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    result: Evaluation = task.evaluate(backbone, args, out)
+    seconds = time.perf_counter() - clock
+
+    record = {
+        "task": args.task,
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.sha256,
+        "split": dataset.split,
+        "protocol": protocol.as_json(),
+        "method": args.method or backbone.method,
+        "arch": backbone.arch,
+        "pretrain_epochs": backbone.epoch,
+        "seed": backbone.seed,
+        **_provenance(backbone),
+        "versions": versions(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "miniature": dataset.miniature,
+        "metrics": {name: float(value) for name, value in result.metrics.items()},
+        "notes": list(result.notes),
+    }
+    path = write_record(args.records, record, result.units)
+    show(read_record(path), path)
+    return path
+
+
+def _provenance(backbone: LoadedBackbone) -> dict[str, Any]:
+    return {
+        "checkpoint": str(backbone.checkpoint),
+        "checkpoint_sha256": backbone.checkpoint_sha256,
+        "weights_sha256": backbone.weights_sha256,
+        "certificate": backbone.certificate,
+        "config": backbone.config,
+    }
+
+
+def _protocol(given: Protocol | dict[str, Any]) -> Protocol:
+    return given if isinstance(given, Protocol) else Protocol(**given)
+
+
+def _dataset(given: Dataset | Sequence[Any]) -> Dataset:
+    return given if isinstance(given, Dataset) else Dataset(*given)
+
+
+def show(record: dict[str, Any], path: Path) -> None:
+    """Print a record in a few lines: the overall figures (those per class stay in the file), and where it is."""
+    overall = {name: value for name, value in record["metrics"].items() if "/" not in name}
+    small = " (miniature: no benchmark figures)" if record["miniature"] else ""
+    print(f"{record['method']} {record['arch'].get('name', '')}, {record['dataset']} {record['split']}{small}")
+    print(f"protocol {record['protocol']['name']}, {record['seconds']:.0f} s on {record['device']}")
+    print("  ".join(f"{name} {value:.2f}" for name, value in overall.items()))
+    for note in record["notes"]:
+        print(f"note: {note}")
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    run_command(main)
