@@ -1,0 +1,217 @@
+"""The feature pyramid that detectors and segmentors see: a checkpoint's backbone, tapped at four depths.
+
+The one class, :class:`SelfPatchPyramid`, is registered in mmengine's root registry, where both libraries find it. Its
+architecture and weights come from the checkpoint. The Runner initialises every module again after the model is built,
+so the weights enter in :meth:`SelfPatchPyramid.init_weights`, and :class:`CertifyBackbone` proves just before the first
+iteration that they are still there.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from selfpatch.eval.convert import LoadedBackbone, load_backbone
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.vit import VisionTransformer
+
+PUBLISHED_DEPTH = 12  # every published choice of taps is for 12 blocks
+
+
+def scaled_taps(depth: int, published: Sequence[int]) -> list[int]:
+    """Blocks at the same relative depth as ``published`` ones of a 12-block ViT: (3, 5, 7, 11) at 6 is (1, 2, 3, 5)."""
+    return [max(0, math.floor((block + 1) * depth / PUBLISHED_DEPTH + 0.5) - 1) for block in published]
+
+
+def out_channels(arch: dict, levels: int = 4) -> list[int]:
+    """The widths of the maps that a pyramid over ``arch`` gives: what a neck or head takes as ``in_channels``."""
+    if arch["family"] == "swin":  # each stage is twice as wide as the one before
+        return [arch["dim"] * 2**level for level in range(levels)]
+    return [arch["dim"]] * levels
+
+
+def base_stride(patch: int) -> int:
+    """The stride, 8 or 16, of the published pyramid that a patch size is nearer to."""
+    return 16 if patch > 11 else 8
+
+
+class ViTAccess:
+    """What the pyramid asks of a ViT; another family needs the same five answers."""
+
+    @staticmethod
+    def set_drop_path(vit: VisionTransformer, rate: float) -> None:
+        """Stochastic depth that grows linearly from 0 at the first block to ``rate`` at the last."""
+        for block, own in zip(vit.blocks, torch.linspace(0, rate, vit.depth).tolist()):
+            block.drop_path.rate = own
+
+    @staticmethod
+    def first_parts(vit: VisionTransformer, count: int) -> list[nn.Module | nn.Parameter | None]:
+        """The embedding and the first ``count`` blocks."""
+        return [vit.patch_embed, vit.cls_token, vit.register_tokens, vit.pos_embed, *vit.blocks[:count]]
+
+    @staticmethod
+    def unused_parts(vit: VisionTransformer, taps: Sequence[int], norm: bool) -> list[nn.Module]:
+        """What no tap depends on: DDP would wait for its gradients."""
+        return [*vit.blocks[max(taps) + 1 :], *([] if norm else [vit.norm])]
+
+    @staticmethod
+    def maps(vit: VisionTransformer, images: Tensor, taps: Sequence[int], norm: bool) -> list[Tensor]:
+        """The patch tokens after each tapped block as a map (B, C, h, w) at the stride of a patch."""
+        for step in (base_stride(vit.patch_size), vit.patch_size):  # right and bottom, with the mean colour
+            images = F.pad(images, (0, -images.shape[3] % step, 0, -images.shape[2] % step))
+        tokens, (h, w) = vit.tokens_of(images, taps, norm=norm)
+        return [t[:, vit.num_prefix :].transpose(1, 2).reshape(len(t), -1, h, w) for t in tokens]
+
+    @staticmethod
+    def scales(vit: VisionTransformer) -> nn.ModuleList:
+        """From four maps at the stride of a patch to strides 4, 8, 16, 32 (BEiT, arXiv 2106.08254, appendix; XCiT)."""
+        C = vit.embed_dim
+        base = base_stride(vit.patch_size)
+        if base == 16:
+            stack = [
+                nn.Sequential(
+                    nn.ConvTranspose2d(C, C, 2, 2), nn.BatchNorm2d(C), nn.GELU(), nn.ConvTranspose2d(C, C, 2, 2)
+                ),
+                nn.ConvTranspose2d(C, C, 2, 2),
+                nn.Identity(),
+                nn.MaxPool2d(2, ceil_mode=True),  # a last odd row stays
+            ]
+        else:
+            stack = [
+                nn.ConvTranspose2d(C, C, 2, 2),
+                nn.Identity(),
+                nn.MaxPool2d(2, ceil_mode=True),
+                nn.MaxPool2d(4, ceil_mode=True),
+            ]
+        if vit.patch_size != base:
+            stack = [nn.Sequential(ToStride(vit.patch_size, base), level) for level in stack]
+        return nn.ModuleList(stack)
+
+
+ACCESS = {"vit": ViTAccess}
+
+
+class ToStride(nn.Module):
+    """Resamples a map from one stride to another, bilinearly, so that every cell keeps its place in the image."""
+
+    def __init__(self, stride: int, wanted: int) -> None:
+        super().__init__()
+        self.stride, self.wanted = stride, wanted
+
+    def forward(self, x: Tensor) -> Tensor:
+        # by scale, not by size: the map may reach beyond the image by part of a cell
+        return F.interpolate(x, scale_factor=self.stride / self.wanted, mode="bilinear", recompute_scale_factor=False)
+
+
+@MODELS.register_module()
+class SelfPatchPyramid(nn.Module):
+    """Four feature maps at strides 4, 8, 16, 32 of any checkpoint's backbone.
+
+    Args:
+        checkpoint: the file; it says the architecture.
+        taps: which blocks (ViT) the maps come from; None: the published 3, 5, 7, 11 of 12, scaled to the depth.
+        tap_norm: whether the ViT's final norm is applied to each tap (DINO publishes features so; the SelfPatch code
+            does not, nor does its ViT have one).
+        pyramid: False leaves the maps at the stride of a patch: what a linear head on frozen features takes.
+        drop_path: rate of stochastic depth at the last block.
+        frozen_blocks: how many of the first blocks (with the embedding) do not train.
+        frozen: the whole checkpoint does not train and runs in eval mode; only the pyramid's own layers do.
+        checkpointing: recompute activations in the backward pass, to save memory.
+        which, heads, unsafe: as for :func:`~selfpatch.eval.convert.load_backbone`.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or a tap lies beyond its depth.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        taps: Sequence[int] | None = None,
+        tap_norm: bool = False,
+        pyramid: bool = True,
+        drop_path: float = 0.0,
+        frozen_blocks: int = 0,
+        frozen: bool = False,
+        checkpointing: bool = False,
+        which: str | None = None,
+        heads: int | None = None,
+        unsafe: bool = False,
+    ) -> None:
+        super().__init__()
+        self.loaded: LoadedBackbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe)
+        arch = self.loaded.arch
+        self.access = ACCESS[arch["family"]]
+        self.taps = scaled_taps(arch["depth"], (3, 5, 7, 11)) if taps is None else list(taps)
+        if not all(0 <= tap < arch["depth"] for tap in self.taps):
+            raise UserError(f"taps={self.taps}: {checkpoint} has only the blocks 0 to {arch['depth'] - 1}")
+        if tap_norm and not arch["final_norm"]:
+            raise UserError(f"tap_norm: {checkpoint} has no final norm to apply to its taps")
+        self.tap_norm, self.frozen, self.frozen_blocks = tap_norm, frozen, frozen_blocks
+        self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
+        self.encoder.checkpointing = checkpointing
+        self.access.set_drop_path(self.encoder, drop_path)
+        scales = self.access.scales(self.encoder) if pyramid else [nn.Identity() for _ in self.taps]
+        if len(scales) != len(self.taps):
+            raise UserError(f"taps={self.taps}: the pyramid has {len(scales)} levels and needs as many taps")
+        self.scales = nn.ModuleList(scales)
+        self.out_channels = out_channels(arch, len(self.taps))
+
+        self.still = [self.encoder] if frozen else self.access.first_parts(self.encoder, frozen_blocks)
+        if not frozen and not frozen_blocks:
+            self.still = []
+        for part in [*self.still, *self.access.unused_parts(self.encoder, self.taps, tap_norm)]:
+            if part is not None:
+                part.requires_grad_(False)
+        self.train()
+
+    def init_weights(self) -> None:
+        """Put the checkpoint's weights in and prove it; mmengine calls this after everything else is initialised."""
+        self.encoder.load_state_dict(self.loaded.state)
+        self.certify()
+
+    def certify(self) -> None:
+        """Raise :class:`UserError` unless the encoder holds exactly the checkpoint's weights and gives its features."""
+        self.loaded.check(self.encoder)
+
+    def train(self, mode: bool = True) -> SelfPatchPyramid:
+        """Training mode for what trains."""
+        super().train(mode)
+        for part in self.still:
+            if isinstance(part, nn.Module):
+                part.eval()  # no drop path where nothing adapts to it
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Encode normalised images (B, 3, H, W) of any size.
+
+        Returns:
+            maps (B, C, h, w) of strides 4, 8, 16, 32, over the image padded to whole patches.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.access.maps(self.encoder, images, self.taps, self.tap_norm)
+        return tuple(scale(level) for scale, level in zip(self.scales, maps))
+
+
+@HOOKS.register_module()
+class CertifyBackbone(Hook):
+    """Proves, right before the first iteration, that the model that trains holds the checkpoint's weights."""
+
+    priority = "VERY_LOW"  # after every hook that could still touch weights
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the certificate, unless the run goes on from weights that have already been trained."""
+        backbone = (runner.model.module if is_model_wrapper(runner.model) else runner.model).backbone
+        if runner.iter == 0 or backbone.frozen:
+            backbone.certify()
+            for line in backbone.loaded.certificate:
+                runner.logger.log(logging.INFO, "certificate: %s", line)
