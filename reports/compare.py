@@ -1,5 +1,4 @@
-"""Is a difference more than chance? The paired bootstrap between two records, over the units that both
-scored.
+"""Is a difference more than chance? The paired bootstrap between two records, over the units both scored.
 
 A record's ``units`` file (``.npz``) holds what its metric can be rebuilt from:
 
@@ -30,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.reports.detections import Detections, average_precision
 from selfpatch.reports.load import Record, arch_name, read_record, units_path
@@ -131,9 +131,7 @@ def paired_bootstrap(
     low, high = np.percentile(deltas, INTERVAL) if len(deltas) else (np.nan, np.nan)
     above = float((deltas > 0).mean()) if len(deltas) else np.nan
     delta = value_a - value_b
-    return Difference(
-        metric, value_a, value_b, delta, float(low), float(high), above, resamples, a[0].unit, n
-    )
+    return Difference(metric, value_a, value_b, delta, float(low), float(high), above, resamples, a[0].unit, n)
 
 
 def draw_weights(rng: np.random.Generator, units: int, rows: int) -> np.ndarray:
@@ -158,13 +156,9 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
             arrays = {name: file[name] for name in file.files}
         stat = build(arrays, metric, per_object)
     except KeyError as error:
-        raise UserError(
-            f"{path} cannot give '{metric}' ({error.args[0]}): choose another --metric"
-        ) from error
+        raise UserError(f"{path} cannot give '{metric}' ({error.args[0]}): choose another --metric") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not a file of per-unit values ({error}): run its evaluation again"
-        ) from error
+        raise UserError(f"{path} is not a file of per-unit values ({error}): run its evaluation again") from error
     if stat.units == 0:
         raise UserError(f"{path} holds no {stat.unit}: run its evaluation again")
     recorded, rebuilt = record["metrics"].get(metric), float(stat.value(np.ones((1, stat.units)))[0])
@@ -202,9 +196,7 @@ def _davis(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Stat
     pooled = np.arange(units) if per_object else sequence  # which unit an object is drawn with
     total, count = np.bincount(pooled, weights=scores, minlength=units), np.bincount(pooled, minlength=units)
     layout = _digest(np.sort([f"{o}/{f}" for o, f in zip(objects[owner], arrays["frame"], strict=True)]))
-    return Statistic(
-        "object" if per_object else "sequence", units, layout, lambda w: (w @ total) / (w @ count)
-    )
+    return Statistic("object" if per_object else "sequence", units, layout, lambda w: (w @ total) / (w @ count))
 
 
 def _ade20k(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Statistic:
@@ -237,12 +229,26 @@ def _coco(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Stati
         *(arrays[f"gt_{key}"][ground_truth] for key in ("image", "category", "ignored")),
     )
     chosen = thresholds[name]
-    return Statistic(
-        "image", len(arrays["images"]), layout, lambda w: 100 * average_precision(detections, w, chosen)
-    )
+    return Statistic("image", len(arrays["images"]), layout, lambda w: 100 * average_precision(detections, w, chosen))
 
 
-STATISTICS = {"davis": _davis, "ade20k": _ade20k, "coco": _coco}
+STATISTICS: dict[str, Callable[[dict[str, np.ndarray], str, bool], Statistic]] = {
+    "davis": _davis,
+    "ade20k": _ade20k,
+    "coco": _coco,
+}
+
+
+def sequence_scores(record: Record) -> dict[str, float]:
+    """J&F of each sequence of a DAVIS record, the mean over its objects, in per cent."""
+    with np.load(units_path(record), allow_pickle=False) as file:
+        sequence, number, J, F = (file[name] for name in ("sequence", "object", "J", "F"))
+    scores = {}
+    for name in np.unique(sequence):
+        own = sequence == name
+        means = [((J + F)[own & (number == one)]).mean() / 2 for one in np.unique(number[own])]
+        scores[str(name)] = 100 * float(np.mean(means))
+    return scores
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -259,9 +265,7 @@ def _check_comparable(a: Record, b: Record) -> None:
         ("dataset_fingerprint", "content of the dataset"),
     ):
         if a[key] != b[key]:
-            raise UserError(
-                f"not comparable: {a['path']} and {b['path']} differ in their {what} ({a[key]}, {b[key]})"
-            )
+            raise UserError(f"not comparable: {a['path']} and {b['path']} differ in their {what} ({a[key]}, {b[key]})")
     if a["protocol"]["name"] != b["protocol"]["name"]:
         names = f"{a['protocol']['name']}, {b['protocol']['name']}"
         raise UserError(f"not comparable: {a['path']} and {b['path']} differ in their protocol ({names})")

@@ -79,9 +79,7 @@ def average_precision(
     weights = np.ones((1, detections.images)) if weights is None else weights
     total, present = np.zeros(len(weights)), np.zeros(len(weights))
     for matches in detections.classes:
-        ap = np.concatenate(
-            [_class_ap(matches, part, thresholds) for part in _bounded(weights, len(matches.image))]
-        )
+        ap = np.concatenate([_class_ap(matches, part, thresholds) for part in _bounded(weights, len(matches.image))])
         total += np.nan_to_num(ap)
         present += np.isfinite(ap)
     return total / np.where(present, present, np.nan)
@@ -125,9 +123,7 @@ def _rank_within(groups: np.ndarray) -> np.ndarray:
 def _index(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
     position = np.searchsorted(ids, values)
     if len(values) and (
-        len(ids) == 0
-        or (position >= len(ids)).any()
-        or (ids[np.minimum(position, len(ids) - 1)] != values).any()
+        len(ids) == 0 or (position >= len(ids)).any() or (ids[np.minimum(position, len(ids) - 1)] != values).any()
     ):
         raise ValueError("an image outside 'images'")
     return position

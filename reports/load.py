@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from selfpatch.pretrain.cli import UserError
 
 Record = dict[str, Any]
@@ -226,12 +227,7 @@ def _parse_config(text: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.expr) -> Any:
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "dict"
-        and not node.args
-    ):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
@@ -248,9 +244,7 @@ def units_path(record: Record) -> Path:
         raise UserError(f"{record['path']} holds no per-unit values: run its evaluation again to get them")
     path = Path(record["path"]).parent / record["units"]
     if not path.is_file():
-        raise UserError(
-            f"{path} (the per-unit values of {record['path']}) is missing: run its evaluation again"
-        )
+        raise UserError(f"{path} (the per-unit values of {record['path']}) is missing: run its evaluation again")
     return path
 
 
@@ -286,9 +280,7 @@ def load_sweep(path: str | Path) -> dict[str, Any]:
         axes = {str(key): list(values) for key, values in sweep["axes"].items()}
         statuses = {cell["status"] for cell in cells}
     except OSError as error:
-        raise UserError(
-            f"cannot read the sweep {path}: {error.strerror}; `tools/sweep.sh GRID` writes it"
-        ) from error
+        raise UserError(f"cannot read the sweep {path}: {error.strerror}; `tools/sweep.sh GRID` writes it") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a sweep ({type(error).__name__}: {error}); `tools/sweep.sh GRID` writes one"
@@ -296,10 +288,7 @@ def load_sweep(path: str | Path) -> dict[str, Any]:
     if not statuses <= {"done", "failed", "pending"}:
         raise UserError(f"{path}: a cell's status is done, failed or pending, not {sorted(statuses)}")
     for cell in cells:
-        found = [
-            next((p for p in (path.parent / name, Path(name)) if p.is_file()), None)
-            for name in cell["records"]
-        ]
+        found = [next((p for p in (path.parent / name, Path(name)) if p.is_file()), None) for name in cell["records"]]
         for name, record in zip(cell["records"], found, strict=True):
             if record is None:
                 raise UserError(

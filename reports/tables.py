@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from selfpatch.reports.load import GROUP, ROW
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
 from tabulate import tabulate
+
+from selfpatch.reports.load import GROUP, ROW
 
 TASKS = {
     "coco": "COCO instance segmentation",
@@ -99,9 +103,7 @@ def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> lis
         part = shown[(shown[GROUP] == pd.Series(group)).all(axis=1)]
         columns = list(dict.fromkeys(part["metric"]))
         title = f"{TASKS.get(group['task'], group['task'])}: {group['dataset']}, protocol {group['protocol']}"
-        table = Table(
-            title, group, columns, [("", name) for name in columns], [], bool(part["miniature"].any())
-        )
+        table = Table(title, group, columns, [("", name) for name in columns], [], bool(part["miniature"].any()))
         table.rows = sort_rows(_rows(part, "metric"), baseline)
         finish_table(table, baseline)
         tables.append(table)
@@ -125,9 +127,7 @@ def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Ta
             key = (row.method, row.arch, row.epochs, row.variant)
             merged = rows.setdefault(key, Row(*key, cells={}))
             merged.records += row.records
-            merged.cells.update(
-                {(index, name): Cell(cell.mean, cell.std, cell.n) for name, cell in row.cells.items()}
-            )
+            merged.cells.update({(index, name): Cell(cell.mean, cell.std, cell.n) for name, cell in row.cells.items()})
     overview = Table("Overview", {}, columns, headings, [], any(table.miniature for table in tables))
     overview.rows = sort_rows(list(rows.values()), baseline)
     finish_table(overview, baseline)
@@ -156,9 +156,7 @@ def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:
     name.
     """
     rank = {"Random": 0, baseline: 1}
-    return sorted(
-        rows, key=lambda row: (row.arch, rank.get(row.method, 2), row.method, row.epochs or 0, row.variant)
-    )
+    return sorted(rows, key=lambda row: (row.arch, rank.get(row.method, 2), row.method, row.epochs or 0, row.variant))
 
 
 def finish_table(table: Table, baseline: str | None) -> None:
@@ -173,9 +171,7 @@ def finish_table(table: Table, baseline: str | None) -> None:
             delta = cell.mean - reference.cells[name].mean if reference and name in reference.cells else None
             row.cells[name] = Cell(cell.mean, cell.std, cell.n, delta, False)
     for name, (_, metric) in zip(table.columns, table.headings, strict=True):
-        cells = [
-            row.cells[name] for row in table.rows if name in row.cells and np.isfinite(row.cells[name].mean)
-        ]
+        cells = [row.cells[name] for row in table.rows if name in row.cells and np.isfinite(row.cells[name].mean)]
         if len(cells) < 2:
             continue  # nothing to be better than
         shown = {round(cell.mean, DIGITS) for cell in cells}
@@ -239,11 +235,7 @@ def to_markdown(table: Table) -> str:
     """The table with its title and notes as GitHub Markdown; best values are bold, differences in
     brackets.
     """
-    numbers = {
-        group: str(i)
-        for i, group in enumerate(dict.fromkeys(group for group, _ in table.headings), 1)
-        if group
-    }
+    numbers = {group: str(i) for i, group in enumerate(dict.fromkeys(group for group, _ in table.headings), 1) if group}
     names = [f"{name} [{numbers[group]}]" if group else name for group, name in table.headings]
     body = []
     for row in table.rows:
@@ -254,12 +246,38 @@ def to_markdown(table: Table) -> str:
             cells.append(f"{text} ({delta_text(cell)})" if delta_text(cell) else text)
         body.append([*(text.replace("|", "\\|") for text in row_head(table, row)), *cells])
     align = ("left",) * len(head_names(table)) + ("right",) * len(names)
-    grid = tabulate(
-        body, [*head_names(table), *names], tablefmt="pipe", colalign=align, disable_numparse=True
-    )
+    grid = tabulate(body, [*head_names(table), *names], tablefmt="pipe", colalign=align, disable_numparse=True)
     legend = [f"[{number}] {group}" for group, number in numbers.items()]
     below = "\n".join(f"- {line}" for line in [*legend, *table.notes])
     return f"### {table.title}\n\n{grid}\n" + (f"\n{below}\n" if below else "")
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal: best values bold, differences below the scores, notes as its caption."""
+    grid = RichTable(
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        caption="\n".join(table.notes) or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in head_names(table):
+        grid.add_column(name, overflow="fold")
+    for group, name in table.headings:
+        grid.add_column(Text(f"{group}\n{name}" if group else name), justify="right", overflow="fold")
+    for row in table.rows:
+        cells = []
+        for name in table.columns:
+            cell = row.cells.get(name)
+            text = Text(score_text(cell), style="bold" if cell and cell.best else "")
+            if delta := delta_text(cell):
+                gain = (cell.delta < 0) == lower_is_better(table.headings[table.columns.index(name)][1])
+                text.append(f"\n{delta}", style="not bold green" if gain else "not bold red")
+            cells.append(text)
+        grid.add_row(*map(Text, row_head(table, row)), *cells)
+    return grid
 
 
 def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
@@ -271,9 +289,7 @@ def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
     lines = []
     for table in tables:
         for row in table.rows:
-            line = {
-                **{key: table.group[key] for key in ("task", "dataset", "split", "protocol", "fingerprint")}
-            }
+            line = {**{key: table.group[key] for key in ("task", "dataset", "split", "protocol", "fingerprint")}}
             line |= {
                 "method": row.method,
                 "arch": row.arch,
@@ -304,9 +320,7 @@ def published_tables(published: pd.DataFrame, tasks: Sequence[str]) -> dict[str,
                 part[index].drop_duplicates()
             )  # as published, not sorted by a figure or name
             wide = wide.reindex(order).reset_index()
-            wide["pretrain_epochs"] = [
-                ("–" if pd.isna(epochs) else str(epochs)) for epochs in wide["pretrain_epochs"]
-            ]
+            wide["pretrain_epochs"] = [("–" if pd.isna(epochs) else str(epochs)) for epochs in wide["pretrain_epochs"]]
             wide.columns.name = None
             names = [*index[:-1], *metrics, "source"]
             result[f"{TASKS.get(task, task)}: {dataset}, {protocol}"] = wide[names].rename(

@@ -1,0 +1,224 @@
+"""Plots of comparisons, sweeps and videos; drawn on figures of their own, without pyplot's global state.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers and labels repeat what colour
+says.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from selfpatch.pretrain.files import atomic_path
+from selfpatch.reports.ablation import Ablation, short_names
+from selfpatch.reports.compare import Difference
+from selfpatch.reports.tables import Row, Table, delta_text, score_text
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DPI = 150
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+}
+
+
+def bars(table: Table, column: object, metric: str, differences: Mapping[int, Difference]) -> Figure:
+    """A bar per row; where the table has differences, beside it each one with its 95 % interval.
+
+    ``differences`` maps a row's index to its bootstrap; a row without one gets its difference as a bare
+    point.
+    """
+    rows = [row for row in table.rows if column in row.cells and np.isfinite(row.cells[column].mean)]
+    has_deltas = any(row.cells[column].delta is not None for row in rows)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(9.0 if has_deltas else 6.5, 1.3 + 0.36 * len(rows))
+        left, *right = figure.subplots(1, 2 if has_deltas else 1, sharey=True, squeeze=False)[0]
+        means = [row.cells[column].mean for row in rows]
+        spreads = [row.cells[column].std or 0.0 for row in rows]
+        places = np.arange(len(rows))
+        left.barh(places, means, height=0.62, color=[colour_of(row, table.rows) for row in rows])
+        spread = [place for place in places if spreads[place]]
+        if spread:
+            left.errorbar(
+                [means[i] for i in spread],
+                spread,
+                xerr=[spreads[i] for i in spread],
+                fmt="none",
+                ecolor="black",
+                capsize=2,
+            )
+        for place, row in enumerate(rows):
+            text = score_text(row.cells[column])
+            left.annotate(
+                text,
+                (means[place] + spreads[place], place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        left.set_yticks(places, [_row_name(table, row) for row in rows])
+        left.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
+        left.set_xlim(0, max([*means, 1e-9]) * 1.3)
+        left.set(title=table.title, xlabel=f"{metric} (per cent)")
+        left.grid(axis="y", visible=False)
+        if right:
+            _delta_panel(right[0], table, rows, column, metric, differences)
+    return figure
+
+
+def _delta_panel(
+    axes: Axes, table: Table, rows: list[Row], column: object, metric: str, differences: Mapping[int, Difference]
+) -> None:
+    units = set()
+    for place, row in enumerate(rows):
+        cell, difference = row.cells[column], differences.get(table.rows.index(row))
+        if cell.delta is None:
+            continue
+        colour = colour_of(row, table.rows)
+        reach = cell.delta
+        if difference is not None:
+            axes.plot(
+                [difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt"
+            )
+            reach = max(reach, difference.high)
+            units.add(f"over {difference.units} {difference.unit}s")
+        axes.plot(cell.delta, place, "o", color=colour, markersize=6)
+        axes.annotate(delta_text(cell), (reach, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.tick_params(axis="y", left=False)
+    axes.margins(x=0.22)
+    baseline = next(row.method for row in table.rows if row.is_baseline)
+    interval = f"\n95 % interval, paired bootstrap {' / '.join(sorted(units))}" if units else ""
+    axes.set(xlabel=f"Δ {metric} to {baseline} (points){interval}")
+    axes.grid(axis="y", visible=False)
+
+
+def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
+    """``metric`` against the settings of ``axis``; a line for each combination of the other axes.
+
+    Settings stand at equal distances in the order of the grid: they are choices (k = 1, 2, 4, 8), not a
+    scale. Points of an axis that has no order (names) are not joined.
+    """
+    values = ablation.values[axis]
+    others = [other for other in ablation.axes if other != axis]
+    names = short_names(ablation.axes)
+    ordered = all(_is_number(value) for value in values)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(max(4.5, 1.6 + 0.75 * len(values)), 3.2)
+        axes = figure.subplots()
+        lines = ablation.frame.groupby(others, sort=False) if others else [((), ablation.frame)]
+        for index, (setting, part) in enumerate(lines):
+            part = part.dropna(subset=[metric])
+            places = [values.index(value) for value in part[axis] if value in values]
+            part = part[part[axis].isin(values)]
+            order = np.argsort(places)
+            x, y = np.array(places, dtype=float)[order], part[metric].to_numpy()[order]
+            std = part[f"{metric} std"].fillna(0).to_numpy()[order]
+            label = ", ".join(f"{names[other]} {value}" for other, value in zip(others, setting, strict=True))
+            style = {
+                "color": COLOURS[index % len(COLOURS)],
+                "marker": MARKERS[index % len(MARKERS)],
+                "label": label or None,
+            }
+            axes.errorbar(
+                x, y, yerr=std if std.any() else None, linestyle="-" if ordered else "none", capsize=3, **style
+            )
+            if not others:
+                for place, score in zip(x, y, strict=True):
+                    axes.annotate(
+                        f"{score:.1f}", (place, score), (0, 6), textcoords="offset points", ha="center", fontsize=8
+                    )
+        axes.set_xticks(range(len(values)), values)
+        axes.set_xlim(-0.4, len(values) - 0.6)
+        axes.margins(y=0.2)
+        axes.set(title=ablation.title.replace(": ", "\n", 1), xlabel=names[axis], ylabel=f"{metric} (per cent)")
+        axes.grid(axis="x", visible=False)
+        if others:
+            figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def sequences(title: str, scores: Mapping[str, Mapping[str, float]]) -> Figure:
+    """J&F of every sequence for each row (``{row: {sequence: per cent}}``), ordered by the last row's gain on
+    the first.
+    """
+    rows = list(scores)
+    first, last = scores[rows[0]], scores[rows[-1]]
+    names = sorted(first, key=lambda name: last[name] - first[name], reverse=True)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(7.5, 1.4 + 0.2 * len(names))
+        axes = figure.subplots()
+        for place, name in enumerate(names):
+            here = [scores[row][name] for row in rows]
+            axes.plot([min(here), max(here)], [place, place], color="#c8c8c8", linewidth=1.5, zorder=1)
+        for index, row in enumerate(rows):
+            axes.plot(
+                [scores[row][name] for name in names],
+                range(len(names)),
+                linestyle="none",
+                marker=MARKERS[index % len(MARKERS)],
+                color=COLOURS[index % len(COLOURS)],
+                markersize=5,
+                label=row,
+            )
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set(title=title, xlabel="J&F of the sequence, mean of its objects (per cent)")
+        axes.set_xlim(0, 100)
+        figure.legend(loc="outside lower center", ncols=min(4, len(rows)), fontsize=8)
+    return figure
+
+
+def colour_of(row: Row, rows: list[Row]) -> str:
+    """A method keeps its colour over the architectures of a table."""
+    methods = list(dict.fromkeys(other.label for other in rows))
+    return COLOURS[methods.index(row.label) % len(COLOURS)]
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(png: bytes, path: str | Path) -> None:
+    """Write a PNG atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(png)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _row_name(table: Table, row: Row) -> str:
+    epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs is not None else ""
+    return f"{row.label}\n{row.arch}{epochs}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
