@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path
 
@@ -29,7 +30,7 @@ HARMLESS = [
 
 
 def load_file(path: str | Path, unsafe: bool = False) -> Any:
-    """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without unpickling arbitrary objects.
+    """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without running what it pickles.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""The cross-entropies of self-distillation, each over a whole batch at once, and the centre that keeps them from collapse."""
+"""Cross-entropies of self-distillation, each over a whole batch at once, and the centre against collapse."""
 
 from __future__ import annotations
 

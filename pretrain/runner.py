@@ -1,4 +1,4 @@
-"""mmengine's Runner with what the project promises: safe and strict loading, whole files, the same code on any hardware.
+"""mmengine's Runner with what the project promises: safe, strict loading, whole files, one code for any hardware.
 
 Pretraining, detectors and segmentors all train with this one Runner.
 """
@@ -19,6 +19,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
+
 from selfpatch.pretrain.checkpoint import load_file, plain, point_to, save_file
 from selfpatch.pretrain.cli import UserError
 

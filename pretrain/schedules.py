@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
 from selfpatch.pretrain.cli import UserError
 
 
@@ -17,6 +18,7 @@ class Step:
     weight_decay: float
     momentum: float  # of the teacher or key encoder
     teacher_temp: float
+    last_layers_frozen: bool = False
 
 
 def cosine(iteration: int, base: float, end: float, total: int, warmup: int = 0) -> float:
@@ -32,39 +34,67 @@ def temperature_at(epoch: int, start: float, end: float, warmup_epochs: int) -> 
 
 
 class DINOSchedule:
-    """DINO's and SelfPatch's schedules: all four values are read at the same iteration.
+    """DINO's and SelfPatch's schedules; all values are read at the same iteration.
 
     Args:
-        recipe: the ``schedule`` section of a config.
         iterations: iterations an epoch.
-        batch: images a step over all processes; the learning rate is ``lr`` x batch / ``lr_batch``.
+        batch: images a step over all processes.
+        epochs, warmup_epochs: length of the run and of the warm-up of the learning rate.
+        lr, lr_batch: the learning rate after warm-up is ``lr`` x batch / ``lr_batch``.
+        min_lr: the learning rate at the end (not scaled).
+        weight_decay, weight_decay_end: first and last weight decay.
+        momentum, momentum_end: first and last momentum of the teacher.
+        teacher_temp_start, teacher_temp, teacher_temp_warmup_epochs: τ_t, linearly by epoch, then constant.
+        freeze_last_layer_epochs: epochs in which the heads' last layers get no gradient.
 
     Raises:
         UserError: the warm-up is not shorter than the run.
     """
 
-    def __init__(self, recipe: dict, iterations: int, batch: int) -> None:
-        if recipe["warmup_epochs"] >= recipe["epochs"]:
-            raise UserError(
-                f"schedule.warmup_epochs={recipe['warmup_epochs']} is not shorter than "
-                f"schedule.epochs={recipe['epochs']}: lower the one or raise the other"
-            )
-        self.recipe, self.iterations = recipe, iterations
-        self.total = recipe["epochs"] * iterations
-        self.warmup = recipe["warmup_epochs"] * iterations
-        self.scale = batch / recipe["lr_batch"]
+    def __init__(
+        self,
+        iterations: int,
+        batch: int,
+        *,
+        epochs: int,
+        warmup_epochs: int,
+        lr: float,
+        lr_batch: int,
+        min_lr: float,
+        weight_decay: float,
+        weight_decay_end: float,
+        momentum: float,
+        momentum_end: float,
+        teacher_temp_start: float,
+        teacher_temp: float,
+        teacher_temp_warmup_epochs: int,
+        freeze_last_layer_epochs: int,
+    ) -> None:
+        check_warmup(epochs, warmup_epochs)
+        self.iterations, self.epochs = iterations, epochs
+        self.total, self.warmup = epochs * iterations, warmup_epochs * iterations
+        self.lr = (lr * batch / lr_batch, min_lr)
+        self.weight_decay = (weight_decay, weight_decay_end)
+        self.momentum = (momentum, momentum_end)
+        self.teacher_temp = (teacher_temp_start, teacher_temp, teacher_temp_warmup_epochs)
+        self.freeze_last_layer_epochs = freeze_last_layer_epochs
 
     def at(self, iteration: int) -> Step:
         """The values of global iteration ``iteration``, counted from 0."""
-        r = self.recipe
+        epoch = iteration // self.iterations
         return Step(
-            lr=cosine(iteration, r["lr"] * self.scale, r["min_lr"], self.total, self.warmup),
-            weight_decay=cosine(iteration, r["weight_decay"], r["weight_decay_end"], self.total),
-            momentum=cosine(iteration, r["momentum"], r["momentum_end"], self.total),
-            teacher_temp=temperature_at(
-                iteration // self.iterations,
-                r["teacher_temp_start"],
-                r["teacher_temp"],
-                r["teacher_temp_warmup_epochs"],
-            ),
+            lr=cosine(iteration, *self.lr, self.total, self.warmup),
+            weight_decay=cosine(iteration, *self.weight_decay, self.total),
+            momentum=cosine(iteration, *self.momentum, self.total),
+            teacher_temp=temperature_at(epoch, *self.teacher_temp),
+            last_layers_frozen=epoch < self.freeze_last_layer_epochs,
+        )
+
+
+def check_warmup(epochs: int, warmup_epochs: int) -> None:
+    """Raise :class:`UserError` unless the warm-up is shorter than the run."""
+    if warmup_epochs >= epochs:
+        raise UserError(
+            f"schedule.warmup_epochs={warmup_epochs} is not shorter than schedule.epochs={epochs}: "
+            "lower the one or raise the other"
         )

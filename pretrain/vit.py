@@ -186,6 +186,11 @@ class VisionTransformer(nn.Module):
         return int(self.cls_token is not None) + registers
 
     @property
+    def stride(self) -> int:
+        """Pixels from one patch token to the next."""
+        return self.patch_size
+
+    @property
     def num_branches(self) -> int:
         """How many residual branches :attr:`noise` of :meth:`forward` decides about: two a block."""
         return 2 * self.depth

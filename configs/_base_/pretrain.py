@@ -1,0 +1,67 @@
+"""Everything that a pretraining config can set: the published SelfPatch recipe on ImageNet-1k.
+
+A key that is not here (or no argument of the method, the backbone, a view or the schedule) is refused. Override any of
+them on the command line: --cfg-options schedule.epochs=100 data.batch_size=64.
+"""
+
+method = "selfpatch"  # a module of selfpatch.pretrain
+model = dict(
+    type="SelfPatchPretraining",
+    backbone=dict(
+        type="VisionTransformer",
+        size="small",
+        patch_size=16,
+        cls_token=False,  # the aggregation module has its own
+        final_norm=False,
+        drop_path_rate=0.1,  # student only
+    ),
+    neighbourhood=3,
+    wrap=True,
+    k=4,
+    aggregation="attention",
+    patch_loss_weight=0.1,
+    patch_out_dim=4096,
+    patch_student_temp=0.1,
+    patch_teacher_temp=0.04,
+    out_dim=65536,
+    hidden_dim=2048,
+    bottleneck_dim=256,
+    student_temp=0.1,
+    centre_momentum=0.9,
+)
+views = dict(  # the teacher's global crops first; crops of one size go through the network together
+    global1=dict(size=224, scale=(0.25, 1.0), blur=1.0, solarise=0.0),
+    global2=dict(size=224, scale=(0.25, 1.0), blur=0.1, solarise=0.2),
+    local=dict(size=96, scale=(0.05, 0.25), blur=0.5, solarise=0.0, count=8),
+)
+data = dict(
+    root="data/imagenet/train",
+    batch_size=128,  # images a process: 8 x 128 = 1024
+    workers=8,
+)
+schedule = dict(
+    epochs=200,
+    warmup_epochs=10,
+    lr=5e-4,  # at a batch of lr_batch
+    lr_batch=256,
+    min_lr=1e-6,
+    weight_decay=0.04,
+    weight_decay_end=0.4,
+    momentum=0.996,  # of the teacher
+    momentum_end=1.0,
+    teacher_temp_start=0.04,
+    teacher_temp=0.04,
+    teacher_temp_warmup_epochs=0,
+    freeze_last_layer_epochs=1,
+)
+optimizer = dict(
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    clip=3.0,
+    clip_per_parameter=True,  # False: all gradients by their common norm
+)
+precision = "fp32"  # or "bf16": autocast of the forward pass, on CPU and GPU
+compile = False  # torch.compile of the student's backbone
+seed = 0
+checkpoint = dict(interval=1, keep=1)  # epochs between checkpoints; how many epoch_<n>.pth stay
+log_interval = 50  # iterations

@@ -1,0 +1,157 @@
+"""Images for pretraining: any folder of them, in an order and with an augmentation that depend on addresses alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from selfpatch.pretrain.augment import MultiCrop
+from selfpatch.pretrain.cli import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+UNREADABLE_SHARE = 0.001  # of the images may be unreadable, and at least one
+LOOKED_AT_FIRST = 1000  # images whose header is read before anything is computed
+
+
+def list_images(root: str | Path) -> list[Path]:
+    """All images under ``root``, at any depth, sorted.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"no such data folder: {root} (give an image folder with --data)")
+    found = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders.sort()
+        found.extend(Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS))
+    if not found:
+        raise UserError(f"no image in {root}: expected {', '.join(EXTENSIONS)} files, flat or in folders")
+    return sorted(found)
+
+
+def allowed_unreadable(images: int) -> int:
+    """How many of ``images`` may be unreadable before a run stops."""
+    return max(1, int(images * UNREADABLE_SHARE))
+
+
+def list_of(paths: list[Path], most: int = 5) -> str:
+    """Some paths in one line."""
+    return ", ".join(str(path) for path in paths[:most]) + (
+        f" and {len(paths) - most} more" if len(paths) > most else ""
+    )
+
+
+@DATASETS.register_module()
+class ImageFolder(Dataset):
+    """Crops of the images of a folder; an index is (epoch, number of the image).
+
+    An unreadable image is replaced by the next one that can be read, and its number goes along as ``unreadable``, for
+    the main process to name it and to count.
+
+    Args:
+        root: the folder, nested or flat.
+        views: the config's ``views``.
+        seed: the run's seed.
+
+    Raises:
+        UserError: as :func:`list_images`; or too many of the first images that are looked at cannot be read.
+    """
+
+    def __init__(self, root: str, views: dict[str, dict], seed: int) -> None:
+        self.paths = list_images(root)
+        self.multi_crop, self.seed = MultiCrop(views), seed
+        self.check_headers()
+
+    def check_headers(self) -> None:
+        """Read the headers of up to :data:`LOOKED_AT_FIRST` images, evenly spread: a bad folder fails at once."""
+        some = self.paths[:: -(-len(self.paths) // LOOKED_AT_FIRST)]
+        bad = [path for path in some if not has_image_header(path)]
+        if len(bad) == len(some) or len(bad) > allowed_unreadable(len(self.paths)):
+            raise UserError(f"{len(bad)} of {len(some)} images cannot be read: {list_of(bad)}; remove or replace them")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, address: tuple[int, int]) -> dict:
+        epoch, index = address
+        unreadable = []
+        for step in range(min(len(self.paths), allowed_unreadable(len(self.paths)) + 1)):
+            number = (index + step) % len(self.paths)
+            try:
+                with Image.open(self.paths[number]) as file:
+                    image = file.convert("RGB")
+                break
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                unreadable.append(number)
+        else:  # more in a row than a run may have: the main process will stop it
+            image = Image.new("RGB", (64, 64))
+        crops = self.multi_crop(image, np.random.default_rng([self.seed, epoch, index]))
+        return {"crops": crops, "unreadable": unreadable}
+
+
+def has_image_header(path: Path) -> bool:
+    """Whether the file starts like an image of a known format."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+@FUNCTIONS.register_module()
+def collate_crops(samples: list[dict]) -> dict[str, list]:
+    """Samples -> ``crops``: one uint8 tensor (V, B, 3, S, S) a crop size, and ``unreadable``: numbers of images."""
+    groups: list[tuple[Tensor, ...]] = list(zip(*(sample["crops"] for sample in samples)))
+    return {
+        "crops": [torch.stack(group, dim=1) for group in groups],
+        "unreadable": [number for sample in samples for number in sample["unreadable"]],
+    }
+
+
+@DATA_SAMPLERS.register_module()
+class AddressSampler(Sampler):
+    """Yields (epoch, index): whole global batches of an order that (seed, epoch) alone decides.
+
+    Process r of p takes every p-th sample from the r-th, so that image j of its batch is image j·p + r of the global
+    one. The epoch travels with the index, since persistent workers never see ``set_epoch``.
+
+    Args:
+        dataset: gives the number of images.
+        batch_size: images a process and step.
+        seed: the run's seed.
+
+    Raises:
+        UserError: fewer images than one global batch.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0) -> None:
+        self.rank, self.world = get_dist_info()
+        self.images, self.batch_size, self.seed, self.epoch = len(dataset), batch_size, seed, 0
+        self.batches = self.images // (batch_size * self.world)
+        if not self.batches:
+            raise UserError(
+                f"{self.images} images do not fill one batch of {batch_size} x {self.world}: lower data.batch_size"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by mmengine before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
+        mine = order[: self.batches * self.batch_size * self.world][self.rank :: self.world]
+        return ((self.epoch, int(index)) for index in mine)
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size

@@ -1,0 +1,109 @@
+"""What happens around a step: values set, the teacher moved, unreadable images counted, speed logged."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.data import ImageFolder, allowed_unreadable, list_of
+from selfpatch.pretrain.method import Method
+
+
+def method_of(runner: Runner) -> Method:
+    """The method that the runner trains, out of its DDP wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class SetStep(Hook):
+    """Sets learning rate, weight decay, momentum and temperature before a step, and lets the method finish it.
+
+    One hook for all of it: mmengine's parameter schedulers would give the group without weight decay one.
+    """
+
+    priority = "VERY_HIGH"  # the teacher has moved before anything is saved
+
+    def __init__(self, schedule) -> None:
+        self.schedule = schedule
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Read the schedule at this iteration."""
+        step, method = self.schedule.at(runner.iter), method_of(runner)
+        decayed, spared = runner.optim_wrapper.param_groups
+        decayed["lr"] = spared["lr"] = step.lr
+        decayed["weight_decay"] = step.weight_decay
+        runner.optim_wrapper.held = method.frozen_at_first() if step.last_layers_frozen else []
+        method.set_step(runner.seed, runner.iter, step)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Let the method move its teacher."""
+        method_of(runner).after_step()
+
+
+class LogStep(Hook):
+    """Adds to mmengine's log what a pretraining run is watched by."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Start the clock at the first step of an epoch: loading belongs to every later one."""
+        if batch_idx == 0:
+            self.last = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs=None) -> None:
+        """Log schedule values, images a second over all processes, gradient norm and peak memory in GB."""
+        now, step = time.perf_counter(), method_of(runner).step
+        images = data_batch["crops"][0].shape[1] * runner.world_size
+        values = {
+            "weight_decay": step.weight_decay,
+            "momentum": step.momentum,
+            "grad_norm": float(runner.optim_wrapper.grad_norm),
+            "images_per_s": images / (now - self.last),
+            "memory_gb": peak_memory_gb(),
+        }
+        for name, value in values.items():
+            runner.message_hub.update_scalar(f"train/{name}", value)
+        self.last = now
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held: on the GPU where there is one, else resident on the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class CountUnreadable(Hook):
+    """Names each unreadable image once, and stops the run when there are more than it may have."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, dataset: ImageFolder) -> None:
+        self.paths, self.seen = dataset.paths, set()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Count those of the batch that is about to be used."""
+        for number in set(data_batch["unreadable"]) - self.seen:
+            runner.logger.warning("unreadable image, skipped: %s", self.paths[number])
+            self.seen.add(number)
+        self._stop_if_too_many()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Count those of all processes together."""
+        self.seen.update(*all_gather_object(self.seen))
+        self._stop_if_too_many()
+
+    def _stop_if_too_many(self) -> None:
+        allowed = allowed_unreadable(len(self.paths))
+        if len(self.seen) > allowed:
+            bad = [self.paths[number] for number in sorted(self.seen)]
+            raise UserError(
+                f"{len(bad)} of {len(self.paths)} images cannot be read (at most {allowed} may): "
+                f"{list_of(bad, most=50)}; remove or replace them, then go on with --resume"
+            )

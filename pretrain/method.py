@@ -1,0 +1,107 @@
+"""What training asks of a self-supervised method, and what every method shares: crops in, a loss out."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from selfpatch.pretrain.losses import mean_over_processes
+from selfpatch.pretrain.schedules import Step
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@MODELS.register_module()
+class CropNormalizer(BaseDataPreprocessor):
+    """Moves uint8 crops to the device and normalises them there: a quarter of the bytes cross from the workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """``data["crops"]``: one uint8 tensor (V, B, 3, S, S) a crop size -> the same in normalised float32."""
+        crops = [crop.to(self.device, non_blocking=True) for crop in data["crops"]]
+        return {"crops": [(crop.float() / 255 - self.mean) / self.std for crop in crops]}
+
+
+class Method(BaseModel):
+    """The base of every method.
+
+    A subclass has ``student`` and ``teacher`` (for MoBY: the online and the key networks), each with a ``backbone``,
+    and computes ``loss(crops)``. What changes from step to step is set by :meth:`set_step` before the step.
+    """
+
+    display_name = "method"  # the name of a row in the reports
+    schedule_class: type  # (iterations an epoch, batch, **the config's schedule); at(iteration) gives a Step
+
+    def __init__(self) -> None:
+        super().__init__(data_preprocessor={"type": "CropNormalizer"})
+        self.seed, self.iteration = 0, 0
+        self.step = Step(lr=0.0, weight_decay=0.0, momentum=1.0, teacher_temp=1.0)
+
+    def forward(self, crops: list[Tensor], mode: str = "loss") -> dict[str, Tensor]:
+        """mmengine's entry point: normalised crops (V, B, 3, S, S), one a crop size -> ``loss`` and its parts."""
+        return self.loss(crops)
+
+    def set_step(self, seed: int, iteration: int, step: Step) -> None:
+        """Say which step comes: its address for random numbers, and its schedule values."""
+        self.seed, self.iteration, self.step = seed, iteration, step
+
+    def after_step(self) -> None:
+        """Called after the optimiser's step."""
+
+    def frozen_at_first(self) -> list[nn.Parameter]:
+        """Parameters whose gradients are removed while the step says ``last_layers_frozen``."""
+        return []
+
+    def check_crops(self, sizes: list[int]) -> None:
+        """Raise :class:`UserError` if crops of these sides (pixels) cannot be used."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that downstream tasks take by default."""
+        return self.teacher["backbone"]
+
+    def noise(self, views: int, batch: int, backbone: nn.Module, salt: int = 0) -> Tensor | None:
+        """Uniform numbers (branches, views·batch) for the drop path of crop-major ``views`` x ``batch`` images.
+
+        They are drawn for the *global* batch from (seed, iteration, salt), and each process takes its images' columns:
+        1, 2 or 4 processes drop the same branches of the same images.
+        """
+        if not backbone.num_branches:
+            return None
+        world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, salt))
+        noise = torch.rand(backbone.num_branches, views, batch * world, generator=generator)
+        device = next(backbone.parameters()).device
+        return noise[..., rank::world].flatten(1).to(device)  # image j of process r stands at j·world + r
+
+
+def seed_of(*address: int) -> int:
+    """A 63-bit seed for one address: the same everywhere, unrelated for addresses that differ."""
+    return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, source: nn.Module, momentum: float) -> None:
+    """average <- m·average + (1 - m)·source for all parameters at once; buffers are left alone."""
+    torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - momentum)
+
+
+def frozen_copy(module: nn.ModuleDict) -> nn.ModuleDict:
+    """A copy of ``module`` that starts equal and is never trained by gradients."""
+    return deepcopy(module).requires_grad_(False)
+
+
+def logged(**parts: Tensor) -> dict[str, Tensor]:
+    """Parts of the loss for the log: detached, averaged over processes."""
+    return {name: mean_over_processes(value.detach()) for name, value in parts.items()}

@@ -1,0 +1,277 @@
+"""Pretrain a vision transformer: a config and a folder of images in, a checkpoint out."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS
+from mmengine.runner import set_random_seed
+from torch.utils.data import DataLoader
+
+from selfpatch.pretrain import data, hooks, optim, vit  # noqa: F401 - register what configs name
+from selfpatch.pretrain.augment import View
+from selfpatch.pretrain.checkpoint import load_file, plain, save_file
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.method import Method
+from selfpatch.pretrain.runner import (
+    KeepCheckpoints,
+    SafeRunner,
+    StopWhenNotFinite,
+    distributed_options,
+    run_processes,
+    start_distributed,
+)
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
+DESCRIPTION = f"""Pretrain a vision transformer with DINO, SelfPatch or MoBY.
+
+A config names a method, a network and a recipe; see configs/pretrain/. Any folder of images will do.
+
+  tools/pretrain.sh                                         {DEFAULT_CONFIG} on data/imagenet/train
+  tools/pretrain.sh selfpatch_toy --data photos             a small network on any images
+  tools/pretrain.sh dino_toy --cfg-options schedule.epochs=3 data.batch_size=16
+  tools/pretrain.sh CONFIG --gpus 8                         one process a GPU (torchrun)
+  tools/pretrain.sh CONFIG --resume                         go on where it stopped"""
+
+
+def load_config(name: str, options: dict | None = None) -> Config:
+    """Read a config and refuse keys that nothing reads.
+
+    Args:
+        name: a path, or the name of a file in ``configs/pretrain``.
+        options: overrides by dotted key.
+
+    Raises:
+        UserError: there is no such config, it is no valid config, or a key is unknown.
+    """
+    path = next(
+        (p for p in (Path(name), CONFIGS / "pretrain" / name, CONFIGS / "pretrain" / f"{name}.py") if p.is_file()), None
+    )
+    if path is None:
+        known = sorted(path.stem for path in folder.glob("*.py"))
+        near = difflib.get_close_matches(Path(name).stem, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f": choose one of {', '.join(known)}"
+        raise UserError(f"no such config: {name}{hint}")
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(options or {})
+    except (SyntaxError, NameError, TypeError, KeyError, FileNotFoundError) as error:
+        raise UserError(f"{path} cannot be read as a config: {' '.join(str(error).split())[:300]}") from None
+    check_keys(config)
+    return config
+
+
+def check_keys(config: Config) -> None:
+    """Raise :class:`UserError` for any key that nothing reads: mmengine itself would accept it in silence."""
+    base = Config.fromfile(CONFIGS / "_base_" / "pretrain.py")
+    known(config, base, "")
+    for section in ("data", "optimizer", "checkpoint"):
+        known(config[section], base[section], f"{section}.")
+    for name, view in config.views.items():
+        known(view, inspect.signature(View).parameters, f"views.{name}.")
+    method = method_class(config)
+    known(config.schedule, inspect.signature(method.schedule_class).parameters, "schedule.")
+    known(config.model, ["type", *inspect.signature(method).parameters], "model.")
+    backbone = MODELS.get(config.model.backbone.type)
+    if backbone is None:
+        raise UserError(f"model.backbone.type={config.model.backbone.type!r} is no known backbone")
+    known(config.model.backbone, ["type", *inspect.signature(backbone).parameters], "model.backbone.")
+
+
+def known(section: dict, allowed: Sequence[str], prefix: str) -> None:
+    """Raise :class:`UserError` for the first key of ``section`` that is not ``allowed``."""
+    for key in section:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, list(allowed), n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(allowed)}"
+            raise UserError(f"unknown config key {prefix}{key}: {hint}")
+
+
+def method_class(config: Config) -> type[Method]:
+    """The class of ``config.model``; ``config.method`` names its module in this package."""
+    try:
+        importlib.import_module(f"selfpatch.pretrain.{config.method}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"method={config.method!r}: there is no pretrain/{config.method}.py ({error})") from None
+    found = MODELS.get(config.model.type)
+    if found is None or not issubclass(found, Method):
+        raise UserError(f"model.type={config.model.type!r} is no method of pretrain/{config.method}.py")
+    return found
+
+
+def build_method(config: Config) -> Method:
+    """The untrained method of a config, its weights drawn from ``config.seed``."""
+    set_random_seed(config.seed)
+    try:
+        model = method_class(config)(**{key: value for key, value in config.model.items() if key != "type"})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the config's model cannot be built: {' '.join(str(error).split())}") from None
+    model.check_crops([view.size for view in config.views.values() if view.get("count", 1)])
+    return model
+
+
+def build_loader(config: Config) -> DataLoader:
+    """Batches of crops: ``config.data.batch_size`` images a process, the rest of an epoch dropped."""
+    dataset = data.ImageFolder(config.data.root, config.views, config.seed)
+    sampler = data.AddressSampler(dataset, config.data.batch_size, config.seed)
+    workers = config.data.workers
+    return DataLoader(
+        dataset,
+        config.data.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=data.collate_crops,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+    )
+
+
+def checkpoint_meta(method: Method, config: Config) -> dict:
+    """What a checkpoint says of itself beside epoch, iteration and seed."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in ("mmengine", "mmcv", "mmdetection", "mmsegmentation"):
+        versions[package] = version(f"onedl-{package}")
+    return {
+        "method": method.display_name,
+        "arch": method.backbone.arch,
+        "config": config.to_dict(),
+        "train_data": Path(config.data.root).resolve().name,
+        "versions": {**versions, "selfpatch": version("selfpatch")},
+    }
+
+
+def save_untrained(config: Config, work_dir: Path) -> Path:
+    """Write the checkpoint of the network as it is before training: the baseline named Random."""
+    method = build_method(config)
+    meta = {**checkpoint_meta(method, config), "method": "Random", "epoch": 0, "iter": 0, "seed": config.seed}
+    save_file({"meta": plain(meta), "state_dict": method.state_dict()}, work_dir / "checkpoint.pth")
+    return work_dir / "checkpoint.pth"
+
+
+def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = "none") -> Path:
+    """Train by ``config`` and return the path of the last checkpoint.
+
+    Args:
+        config: from :func:`load_config`.
+        work_dir: where checkpoints and logs go.
+        resume: go on from ``work_dir/checkpoint.pth``, if there is one.
+        launcher: "none", "pytorch" (torchrun) or "slurm".
+
+    Raises:
+        UserError: the data, the config or the checkpoint to go on from cannot be used; the loss is not finite.
+    """
+    newest = work_dir / "checkpoint.pth"
+    if newest.exists():
+        check_resume(newest, config, resume)
+    start_distributed(launcher)
+    loader = build_loader(config)
+    method = build_method(config)
+    batch = config.data.batch_size * loader.sampler.world
+    schedule = method.schedule_class(len(loader), batch, **config.schedule)
+    if config.compile:
+        method.student["backbone"].compile()
+
+    adamw = {"betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
+    runner = SafeRunner(
+        model=method,
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg={"by_epoch": True, "max_epochs": config.schedule.epochs},
+        optim_wrapper={
+            "type": "PretrainOptimWrapper",
+            "constructor": "TwoGroupConstructor",
+            "optimizer": {
+                "type": "AdamW",
+                "betas": tuple(config.optimizer.betas),
+                "eps": config.optimizer.eps,
+                **fused,
+            },
+            "clip": config.optimizer.clip,
+            "per_parameter": config.optimizer.clip_per_parameter,
+            "precision": config.precision,
+        },
+        default_hooks={
+            "logger": {"type": "LoggerHook", "interval": config.log_interval},
+            "checkpoint": None,
+            "param_scheduler": None,
+        },
+        custom_hooks=[
+            StopWhenNotFinite(),
+            hooks.CountUnreadable(loader.dataset),
+            hooks.SetStep(schedule),
+            hooks.LogStep(),
+            KeepCheckpoints(
+                config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: checkpoint_meta(method, config)
+            ),
+        ],
+        visualizer={"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]},
+        randomness={"seed": config.seed},
+        load_from=str(newest) if newest.exists() else None,
+        resume=newest.exists(),
+        experiment_name=f"{work_dir.name}-{time.time_ns():x}",  # two runs of one second would share a logger
+        cfg=config,
+        **distributed_options(launcher),
+    )
+    runner.train()
+    return newest
+
+
+def check_resume(checkpoint: Path, config: Config, resume: bool) -> None:
+    """Refuse to overwrite a run, or to go on with it under another recipe."""
+    meta = load_file(checkpoint)["meta"]
+    if not resume:
+        raise UserError(
+            f"{checkpoint} is there already (epoch {meta['epoch']}): add --resume, or choose another --work-dir"
+        )
+    then, now = meta.get("config") or {}, plain(config.to_dict())
+    recipe = ("method", "model", "views", "schedule", "optimizer", "precision", "seed")
+    changed = [section for section in recipe if then.get(section) != now[section]]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was trained with another {', '.join(changed)}: resume with the same config, "
+            "or choose another --work-dir"
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_parser(DESCRIPTION)
+    add = parser.add_argument
+    add("config", nargs="?", default=DEFAULT_CONFIG, help="a file, or a name in configs/pretrain")
+    add("--data", metavar="DIR", help="folder of images, flat or nested (default: the config's data.root)")
+    add("--work-dir", metavar="DIR", help="where checkpoints and logs go (default: work_dirs/<config>)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint of the work dir")
+    add("--untrained", action="store_true", help="only write the untrained network's checkpoint, as a baseline")
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="override config keys")
+    add("--gpus", type=int, default=1, help="processes on this machine, one a GPU")
+    add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
+    args = parser.parse_args(argv)
+
+    config = load_config(args.config, args.cfg_options)
+    if args.data:
+        config.data.root = args.data
+    work_dir = Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
+    if args.untrained:
+        print(f"untrained network: {save_untrained(config, work_dir)}")
+        return
+    if args.gpus > 1 and args.launcher == "none":
+        data.list_images(config.data.root)  # a mistake costs one line here, and a page once torchrun has started
+        run_processes(args.gpus, "selfpatch.pretrain.train", argv)
+    checkpoint = train(config, work_dir, args.resume, args.launcher)
+    print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")
+
+
+if __name__ == "__main__":
+    run_command(main)

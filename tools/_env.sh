@@ -1,0 +1,6 @@
+# Sourced by every tool: finds the project and its Python, which tools/setup.sh prepares where it is missing.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="$ROOT/.venv/bin/python"
+"$ROOT/tools/setup.sh" --quiet
+export SELFPATCH_COMMAND="tools/$(basename "$0")" # the name that usage lines repeat
