@@ -1,0 +1,237 @@
+"""Where the data sets come from, and unpacking what the user has downloaded: safely, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from selfpatch.pretrain.cli import UserError
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from and what its archives hold.
+
+    Args:
+        page: the official page.
+        folder: where the set lies by default.
+        archives: archive name → {folder inside it: folder it becomes below the set}; "" is the archive's top.
+    """
+
+    page: str
+    folder: str
+    archives: dict[str, dict[str, str]]
+
+    def advice(self) -> str:
+        """One line: what to download and which command to type then."""
+        name = next(name for name, source in SOURCES.items() if source is self)
+        files = ", ".join(self.archives)
+        return f"download {files} from {self.page} into {Path(self.folder).parent}/, then tools/prepare_data.sh {name}"
+
+
+SOURCES = {
+    "imagenet": Source(
+        "image-net.org (ILSVRC 2012, training images of tasks 1 and 2)",
+        "data/imagenet",
+        {"ILSVRC2012_img_train.tar": {"": "train"}},
+    ),
+    "coco": Source(
+        "cocodataset.org (Download)",
+        "data/coco",
+        {
+            "train2017.zip": {"train2017": "train2017"},
+            "val2017.zip": {"val2017": "val2017"},
+            "annotations_trainval2017.zip": {"annotations": "annotations"},
+        },
+    ),
+    "ade20k": Source(
+        "sceneparsing.csail.mit.edu (MIT Scene Parsing Benchmark)",
+        "data/ade20k",
+        {
+            "ADEChallengeData2016.zip": {
+                "ADEChallengeData2016/annotations": "annotations",
+                "ADEChallengeData2016/images": "images",
+                "ADEChallengeData2016/objectInfo150.txt": "objectInfo150.txt",
+            }
+        },
+    ),
+    "davis": Source(
+        "davischallenge.org (DAVIS 2017, TrainVal, 480p)",
+        "data/DAVIS",
+        {
+            "DAVIS-2017-trainval-480p.zip": {
+                "DAVIS/JPEGImages": "JPEGImages",
+                "DAVIS/Annotations": "Annotations",
+                "DAVIS/ImageSets": "ImageSets",
+            }
+        },
+    ),
+}
+
+
+def unpack_downloads(task: str, root: Path) -> list[str]:
+    """Unpack the archives of ``task`` that lie in ``root`` or beside it and are not unpacked yet.
+
+    Each is unpacked into ``root/.unpacking-<archive>`` and its folders are renamed to their places at the end; a run
+    that was stopped is done anew (an archive of archives, such as ImageNet's, goes on at the class where it stopped).
+
+    Returns:
+        a line for each archive, on what was done.
+
+    Raises:
+        UserError: an archive is damaged, does not hold what it should, has a member that would be written elsewhere, or
+            the disk is too small.
+    """
+    lines = []
+    for name, parts in SOURCES[task].archives.items():
+        places = [root / part for part in parts.values()]
+        archive = next((folder / name for folder in (root, root.parent) if (folder / name).is_file()), None)
+        if archive is None:
+            continue
+        if there := [place for place in places if place.exists()]:
+            if len(there) < len(places):
+                missing = next(place for place in places if not place.exists())
+                lines.append(f"{archive} not unpacked: {there[0]} is there but {missing} is not; move {there[0]} away")
+            else:
+                lines.append(f"{archive} is unpacked already; it may be deleted")
+            continue
+        started = time.monotonic()
+        _unpack(archive, root, parts)
+        lines.append(f"{archive} unpacked in {time.monotonic() - started:.0f} s; it may be deleted")
+    return lines
+
+
+def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
+    staging = root / f".unpacking-{archive.name}"
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        with _members(archive) as members, _progress(archive.name, sum(m.size for m in members)) as advance:
+            _check_room(archive, staging, sum(member.size for member in members))
+            if not any(member.name.endswith(".tar") for member in members):
+                shutil.rmtree(staging)  # of a run that was stopped
+            for member in members:
+                target = staging / safe_name(member.name, archive)
+                if target.suffix == ".tar":
+                    _unpack_nested(member, target.with_suffix(""), archive)
+                else:
+                    _write(member.open(), target)
+                advance(member.size)
+        for inside in parts:
+            if not (staging / inside).exists():
+                raise UserError(f"{archive} holds no {inside}: it is not the file of that name; download it again")
+        for inside, place in parts.items():
+            (staging / inside).rename(root / place)
+        shutil.rmtree(staging, ignore_errors=True)  # gone already where the whole of it was renamed
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{archive} is cut short or damaged ({error}): download it again") from None
+    except OSError as error:
+        raise UserError(f"cannot unpack {archive} into {root}: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive."""
+
+    name: str
+    size: int
+    open: Callable[[], BinaryIO]
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[list[_Member]]:
+    """The files of an archive, which stays open meanwhile; links and devices are refused, folders come with files."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as content:
+            files = [info for info in content.infolist() if not info.is_dir()]
+            yield [_Member(info.filename, info.file_size, partial(content.open, info)) for info in files]
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as content:
+            yield list(_tar_members(content, archive))
+    else:
+        raise UserError(f"{archive} is neither a whole zip nor a tar file: download it again")
+
+
+def _check_room(archive: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{archive} needs {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB: make room")
+
+
+def _tar_members(content: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
+    for info in content:
+        if info.isfile():
+            yield _Member(info.name, info.size, partial(content.extractfile, info))
+        elif not info.isdir():
+            raise UserError(f"{archive} holds {info.name}, which is a link or device: it is not the official file")
+
+
+def safe_name(name: str, archive: Path) -> PurePosixPath:
+    """``name`` as a path below the folder that is unpacked to; UserError for one that would leave it."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise UserError(f"{archive} holds {name!r}, which would be written outside the folder: do not use this file")
+    return path
+
+
+def _unpack_nested(member: _Member, folder: Path, archive: Path) -> None:
+    """Unpack an archive within an archive into ``folder``, unless an earlier run has done so."""
+    if folder.is_dir():
+        return
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with tarfile.open(fileobj=member.open()) as inner:
+        for image in _tar_members(inner, archive):
+            _write(image.open(), part / safe_name(image.name, archive))
+    part.rename(folder)
+
+
+def _write(source: BinaryIO, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source, open(target, "wb") as file:
+        shutil.copyfileobj(source, file, BLOCK)
+
+
+class _progress:  # noqa: N801 (a context manager, used as a function)
+    """Shows bytes done: a bar on a terminal, a line every tenth otherwise."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done, self.shown = name, max(1, total), 0, 0
+        columns = (TextColumn("unpacking {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Callable[[int], None]:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.total)
+        return self.advance
+
+    def __exit__(self, *error) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, size: int) -> None:
+        self.done += size
+        if self.bar:
+            self.bar.update(self.task, completed=self.done)
+        elif self.done * 10 // self.total > self.shown:
+            self.shown = self.done * 10 // self.total
+            print(
+                f"unpacking {self.name}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB",
+                file=sys.stderr,
+                flush=True,
+            )
