@@ -17,9 +17,9 @@ from selfpatch.reports.load import Record, arch_name
 from selfpatch.reports.tables import (
     Row,
     Table,
+    delta_sign,
     delta_text,
     head_names,
-    lower_is_better,
     row_head,
     score_text,
 )
@@ -78,7 +78,7 @@ def render_page(
         row_head=row_head,
         score_text=score_text,
         delta_text=delta_text,
-        gains=lambda cell, metric: (cell.delta < 0) == lower_is_better(metric),
+        delta_sign=delta_sign,
         lines_of=lines_of,
     )
 

@@ -7,7 +7,8 @@ says.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -21,14 +22,14 @@ from selfpatch.reports.ablation import Ablation, short_names
 from selfpatch.reports.compare import Difference
 from selfpatch.reports.tables import Row, Table, delta_text, score_text
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#8c8c8c"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DPI = 150
 STYLE = {
     "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
+    "figure.titlesize": 10,
+    "figure.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -39,7 +40,9 @@ STYLE = {
 }
 
 
-def bars(table: Table, column: object, metric: str, differences: Mapping[int, Difference]) -> Figure:
+def bars(
+    table: Table, column: object, metric: str, differences: Mapping[int, Difference], colours: Mapping[str, str]
+) -> Figure:
     """A bar per row; where the table has differences, beside it each one with its 95 % interval.
 
     ``differences`` maps a row's index to its bootstrap; a row without one gets its difference as a bare
@@ -48,12 +51,12 @@ def bars(table: Table, column: object, metric: str, differences: Mapping[int, Di
     rows = [row for row in table.rows if column in row.cells and np.isfinite(row.cells[column].mean)]
     has_deltas = any(row.cells[column].delta is not None for row in rows)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(9.0 if has_deltas else 6.5, 1.3 + 0.36 * len(rows))
+        figure = _figure(9.0 if has_deltas else 7.5, 1.3 + 0.36 * len(rows))
         left, *right = figure.subplots(1, 2 if has_deltas else 1, sharey=True, squeeze=False)[0]
         means = [row.cells[column].mean for row in rows]
         spreads = [row.cells[column].std or 0.0 for row in rows]
         places = np.arange(len(rows))
-        left.barh(places, means, height=0.62, color=[colour_of(row, table.rows) for row in rows])
+        left.barh(places, means, height=0.62, color=[colours[row.method] for row in rows])
         spread = [place for place in places if spreads[place]]
         if spread:
             left.errorbar(
@@ -65,7 +68,7 @@ def bars(table: Table, column: object, metric: str, differences: Mapping[int, Di
                 capsize=2,
             )
         for place, row in enumerate(rows):
-            text = score_text(row.cells[column])
+            text = score_text(row.cells[column], with_n=True)
             left.annotate(
                 text,
                 (means[place] + spreads[place], place),
@@ -76,35 +79,50 @@ def bars(table: Table, column: object, metric: str, differences: Mapping[int, Di
             )
         left.set_yticks(places, [_row_name(table, row) for row in rows])
         left.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
-        left.set_xlim(0, max([*means, 1e-9]) * 1.3)
-        left.set(title=table.title, xlabel=f"{metric} (per cent)")
+        left.set_xlim(0, max([*means, 1e-9]) * (1.5 if spread else 1.2))  # room for the figures
+        left.set(xlabel=f"{metric} (per cent)")
+        _title(figure, table.title)
         left.grid(axis="y", visible=False)
         if right:
-            _delta_panel(right[0], table, rows, column, metric, differences)
+            _delta_panel(right[0], table, rows, column, metric, differences, colours)
     return figure
 
 
 def _delta_panel(
-    axes: Axes, table: Table, rows: list[Row], column: object, metric: str, differences: Mapping[int, Difference]
+    axes: Axes,
+    table: Table,
+    rows: list[Row],
+    column: object,
+    metric: str,
+    differences: Mapping[int, Difference],
+    colours: Mapping[str, str],
 ) -> None:
     units = set()
     for place, row in enumerate(rows):
         cell, difference = row.cells[column], differences.get(table.rows.index(row))
         if cell.delta is None:
             continue
-        colour = colour_of(row, table.rows)
-        reach = cell.delta
+        colour = colours[row.method]
         if difference is not None:
             axes.plot(
                 [difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt"
             )
-            reach = max(reach, difference.high)
             units.add(f"over {difference.units} {difference.unit}s")
         axes.plot(cell.delta, place, "o", color=colour, markersize=6)
-        axes.annotate(delta_text(cell), (reach, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the line at zero must not strike a label
+        axes.annotate(
+            delta_text(cell),
+            (cell.delta, place),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            bbox=plate,
+        )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.tick_params(axis="y", left=False)
-    axes.margins(x=0.22)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.1)
     baseline = next(row.method for row in table.rows if row.is_baseline)
     interval = f"\n95 % interval, paired bootstrap {' / '.join(sorted(units))}" if units else ""
     axes.set(xlabel=f"Δ {metric} to {baseline} (points){interval}")
@@ -122,7 +140,7 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
     names = short_names(ablation.axes)
     ordered = all(_is_number(value) for value in values)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(max(4.5, 1.6 + 0.75 * len(values)), 3.2)
+        figure = _figure(max(6.0, 1.6 + 0.75 * len(values)), 3.6)
         axes = figure.subplots()
         lines = ablation.frame.groupby(others, sort=False) if others else [((), ablation.frame)]
         for index, (setting, part) in enumerate(lines):
@@ -149,48 +167,48 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
         axes.set_xticks(range(len(values)), values)
         axes.set_xlim(-0.4, len(values) - 0.6)
         axes.margins(y=0.2)
-        axes.set(title=ablation.title.replace(": ", "\n", 1), xlabel=names[axis], ylabel=f"{metric} (per cent)")
+        axes.set(xlabel=names[axis], ylabel=f"{metric} (per cent)")
+        _title(figure, ablation.title)
         axes.grid(axis="x", visible=False)
         if others:
-            figure.legend(loc="outside right upper", fontsize=8)
+            widest = max(len(text) for text in axes.get_legend_handles_labels()[1])
+            fitting = int(figure.get_figwidth() * 14 / (widest + 8))  # entries of that many characters side by side
+            figure.legend(loc="outside lower center", ncols=max(1, fitting), fontsize=8)
     return figure
 
 
-def sequences(title: str, scores: Mapping[str, Mapping[str, float]]) -> Figure:
-    """J&F of every sequence for each row (``{row: {sequence: per cent}}``), ordered by the last row's gain on
-    the first.
+def sequences(
+    title: str, scores: Mapping[str, Mapping[str, float]], reference: str, colours: Mapping[str, str]
+) -> Figure:
+    """J&F of every sequence for each row (``{row: {sequence: per cent}}``).
+
+    Sequences are ordered by the gain of the row with the best mean over the row ``reference``.
     """
-    rows = list(scores)
-    first, last = scores[rows[0]], scores[rows[-1]]
-    names = sorted(first, key=lambda name: last[name] - first[name], reverse=True)
+    others = [row for row in scores if row != reference]
+    top = max(others, key=lambda row: sum(scores[row].values()))
+    names = sorted(scores[reference], key=lambda name: scores[top][name] - scores[reference][name], reverse=True)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(7.5, 1.4 + 0.2 * len(names))
+        figure = _figure(7.5, 1.5 + 0.2 * len(names))
         axes = figure.subplots()
         for place, name in enumerate(names):
-            here = [scores[row][name] for row in rows]
+            here = [values[name] for values in scores.values()]
             axes.plot([min(here), max(here)], [place, place], color="#c8c8c8", linewidth=1.5, zorder=1)
-        for index, row in enumerate(rows):
-            axes.plot(
-                [scores[row][name] for name in names],
-                range(len(names)),
-                linestyle="none",
-                marker=MARKERS[index % len(MARKERS)],
-                color=COLOURS[index % len(COLOURS)],
-                markersize=5,
-                label=row,
-            )
+        for index, (row, values) in enumerate(scores.items()):
+            style = {"marker": MARKERS[index % len(MARKERS)], "color": colours[row], "markersize": 5, "label": row}
+            axes.plot([values[name] for name in names], range(len(names)), linestyle="none", **style)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set(title=title, xlabel="J&F of the sequence, mean of its objects (per cent)")
         axes.set_xlim(0, 100)
-        figure.legend(loc="outside lower center", ncols=min(4, len(rows)), fontsize=8)
+        _title(figure, title)
+        axes.set(xlabel=f"J&F (per cent), mean of a sequence's objects; ordered by {top} minus {reference}")
+        figure.legend(loc="outside lower center", ncols=min(4, len(scores)), fontsize=8)
     return figure
 
 
-def colour_of(row: Row, rows: list[Row]) -> str:
-    """A method keeps its colour over the architectures of a table."""
-    methods = list(dict.fromkeys(other.label for other in rows))
-    return COLOURS[methods.index(row.label) % len(COLOURS)]
+def method_colours(methods: Iterable[str]) -> dict[str, str]:
+    """A colour for each method, the same in all plots of a report; the random initialisation is grey."""
+    others = [method for method in dict.fromkeys(methods) if method != "Random"]
+    return {"Random": GREY} | {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(others)}
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -210,6 +228,11 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _title(figure: Figure, text: str) -> None:
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * 11.5))  # characters that fit an inch in this size
+    figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")
 
 
 def _row_name(table: Table, row: Row) -> str:

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,12 +65,11 @@ def main(argv: Sequence[str]) -> None:
         args.baseline = None
     overview = overview_table(tables, args.baseline)
     by_path = {record["path"]: record for record in records}
+    colours = plots.method_colours(row.method for row in overview.rows)
     with progress_bar() as progress:
-        sections = [make_section(table, by_path, args, progress) for table in tables]
+        sections = [make_section(table, by_path, colours, args, progress) for table in tables]
     ablations = [(one, ablation_plots(one)) for sweep in sweeps for one in ablation.ablation_tables(sweep)]
     published = published_tables(load_published(), [table.group["task"] for table in tables])
-    print_report(overview, sections, [one for one, _ in ablations], published)
-
     out = Path(args.out)
     named = name_plots(sections, ablations)
     for name, png in named.items():
@@ -83,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
         made = datetime.datetime.now().isoformat(sep=" ", timespec="minutes")
         write_text(out / "report.html", render_page(overview, sections, ablations, published, records, made))
         written.insert(0, "report.html")
+    print_report(overview, sections, [one for one, _ in ablations], published)
     print(f"written to {out}: {', '.join(written)}")
 
 
@@ -105,7 +106,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def make_section(table: Table, by_path: dict[str, Record], args: argparse.Namespace, progress: Progress) -> Section:
+def make_section(
+    table: Table, by_path: dict[str, Record], colours: dict[str, str], args: argparse.Namespace, progress: Progress
+) -> Section:
     """The bootstraps and plots of one table; what cannot be bootstrapped is said in the section's notes."""
     section = Section(table, [by_path[path] for row in table.rows for path in row.records])
     for metric in headline(table):
@@ -125,9 +128,9 @@ def make_section(table: Table, by_path: dict[str, Record], args: argparse.Namesp
             except UserError as error:
                 section.notes.append(f"No bootstrap of {metric} for {row.label} {row.arch}: {error}.")
         section.differences += [(table.rows[index], one) for index, one in found.items()]
-        section.plots.append((metric, plots.png_bytes(plots.bars(table, metric, metric, found))))
+        section.plots.append((metric, plots.png_bytes(plots.bars(table, metric, metric, found, colours))))
     if table.group["task"] == "davis":
-        section.plots += sequence_plots(table, by_path)
+        section.plots += sequence_plots(table, by_path, colours)
     return section
 
 
@@ -136,20 +139,21 @@ def headline(table: Table) -> list[str]:
     return [name for name in HEADLINE.get(table.group["task"], table.columns[:1]) if name in table.columns]
 
 
-def sequence_plots(table: Table, by_path: dict[str, Record]) -> list[tuple[str, bytes]]:
-    """One plot per architecture that has two rows or more with scores of the same sequences."""
+def sequence_plots(table: Table, by_path: dict[str, Record], colours: dict[str, str]) -> list[tuple[str, bytes]]:
+    """One plot per architecture and pretraining length with two rows or more that scored the same sequences."""
     result = []
-    for arch in dict.fromkeys(row.arch for row in table.rows):
-        scores = {}
-        for row in table.rows:
-            record = by_path[row.records[0]]
-            if row.arch == arch and record.get("units"):
-                epochs = f", {row.epochs} epochs" if table.shows_epochs and row.epochs else ""
-                seed = f", seed {record.get('seed')}" if len(row.records) > 1 else ""
-                scores[f"{row.label}{epochs}{seed}"] = sequence_scores(record)
+    trained = sorted({(row.arch, row.epochs) for row in table.rows if row.epochs is not None}, key=str)
+    for arch, epochs in trained or sorted({(row.arch, None) for row in table.rows}):
+        rows = [row for row in table.rows if row.arch == arch and row.epochs in (epochs, None)]
+        records = [(row, by_path[row.records[0]]) for row in rows]  # of several seeds the first
+        scores = {row.label: sequence_scores(record) for row, record in records if record.get("units")}
         if len(scores) > 1 and len({frozenset(values) for values in scores.values()}) == 1:
-            png = plots.png_bytes(plots.sequences(f"{arch} on {table.group['dataset']}", scores))
-            result.append((f"sequences {arch}", png))
+            reference = next((row.label for row in rows if row.is_baseline and row.label in scores), next(iter(scores)))
+            length = f", {epochs} epochs" if table.shows_epochs and epochs is not None else ""
+            title = f"{arch}{length} on {table.group['dataset']}"
+            shades = {row.label: colours[row.method] for row in rows}
+            png = plots.png_bytes(plots.sequences(title, scores, reference, shades))
+            result.append((f"sequences {arch}{length}", png))
     return result
 
 
@@ -195,9 +199,9 @@ def print_report(
         console.print(note, markup=False)
     for one in ablations:
         heads, texts, marks = ablation.shown_table(one)
-        console.print(frame_table(one.title, heads, texts, marks))
+        console.print(frame_table(one.title, heads, texts, marks), "")
     for title, frame in published.items():
-        console.print(frame_table(f"Published: {title}", list(frame.columns), published_texts(frame), None))
+        console.print(frame_table(f"Published: {title}", list(frame.columns), published_texts(frame), None), "")
     if published:
         console.print(PUBLISHED_NOTE, markup=False)
 
@@ -273,21 +277,22 @@ def markdown(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on a terminal, nothing in a pipe: only a whole COCO set takes longer than a few seconds."""
+    """A bar on a terminal; in a pipe :func:`bar` prints lines instead."""
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         yield progress
 
 
 @contextmanager
 def bar(progress: Progress, name: str) -> Iterator[Callback]:
-    """One task of ``progress``, as the callback that the bootstrap takes; in a pipe it prints a line every tenth."""
-    task = progress.add_task(name, total=None)
-    printed = [0]
+    """One task of ``progress`` as the callback that the bootstrap takes; in a pipe a line every ten seconds."""
+    task, printed = progress.add_task(name, total=None), time.monotonic()
 
     def step(done: int, total: int) -> None:
+        nonlocal printed
         progress.update(task, completed=done, total=total)
-        if progress.disable and total and done * 10 // total > printed[0] and done < total and total * 10 <= done * 100:
-            printed[0] = done * 10 // total
+        if progress.disable and time.monotonic() - printed > 10:
+            print(f"{name}: {done} of {total}", file=sys.stderr)
+            printed = time.monotonic()
 
     yield step
     progress.remove_task(task)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
@@ -28,6 +29,8 @@ TASKS = {
 # Columns of the overview: what a paper's main table shows of each task.
 HEADLINE = {"coco": ["bbox AP", "mask AP"], "ade20k": ["mIoU"], "davis": ["J&F"]}
 MINIATURE = "Miniature data: these are no benchmark figures and compare with nothing outside this table."
+TERMINAL_COLOURS = {"gain": "not bold green", "loss": "not bold red", "even": "not bold"}
+NEWLINE = "\n"
 DIGITS = 1  # decimals of a score, as papers print them
 
 
@@ -59,6 +62,11 @@ class Row:
     is_baseline: bool = False
 
     @property
+    def seeds(self) -> int:
+        """How many records the row averages."""
+        return max(cell.n for cell in self.cells.values())
+
+    @property
     def label(self) -> str:
         """Method with its variant, as the first column shows it."""
         return f"{self.method} ({self.variant})" if self.variant else self.method
@@ -77,6 +85,17 @@ class Table:
     rows: list[Row]
     miniature: bool
     notes: list[str] = field(default_factory=list)
+    suffix: str = ""  # tells apart tables of equal names
+
+    @property
+    def short(self) -> str:
+        """Dataset and protocol alone, as the overview's column groups show them."""
+        return f"{self.group['dataset']}, {self.group['protocol']}{self.suffix}"
+
+    @property
+    def shows_seeds(self) -> bool:
+        """Whether a row is a mean over seeds; the overview says so cell by cell instead, for its columns may differ."""
+        return bool(self.group) and any(row.seeds > 1 for row in self.rows)
 
     @property
     def shows_epochs(self) -> bool:
@@ -109,7 +128,9 @@ def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> lis
         tables.append(table)
     for table in tables:  # same name, other content: say which
         if sum(other.title == table.title for other in tables) > 1:
-            table.title += f" (data {table.group['fingerprint'][:8]}, parameters {table.group['parameters']})"
+            table.suffix = f" (data {table.group['fingerprint'][:8]}, parameters {table.group['parameters']})"
+    for table in tables:
+        table.title += table.suffix
     return tables
 
 
@@ -122,7 +143,7 @@ def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Ta
         for name in HEADLINE.get(table.group["task"], table.columns[:1]):
             if name in table.columns:
                 columns.append((index, name))
-                headings.append((table.title, name))
+                headings.append((table.short, name))
         for row in table.rows:
             key = (row.method, row.arch, row.epochs, row.variant)
             merged = rows.setdefault(key, Row(*key, cells={}))
@@ -131,7 +152,7 @@ def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Ta
     overview = Table("Overview", {}, columns, headings, [], any(table.miniature for table in tables))
     overview.rows = sort_rows(list(rows.values()), baseline)
     finish_table(overview, baseline)
-    small = [table.title for table in tables if table.miniature]
+    small = [table.short for table in tables if table.miniature]
     if small:
         which = "" if len(small) == len(tables) else f" ({'; '.join(small)})"
         overview.notes.append(MINIATURE.replace("data:", f"data{which}:"))
@@ -185,7 +206,7 @@ def finish_table(table: Table, baseline: str | None) -> None:
             f"No single baseline row {baseline} to take differences to for {', '.join(sorted(missing))}."
         )
     if any(cell.n > 1 for row in table.rows for cell in row.cells.values()):
-        table.notes.append("± is the standard deviation over the n seeds of a row.")
+        table.notes.append("± is the standard deviation over the seeds of a row.")
     if table.miniature and table.group:
         table.notes.append(MINIATURE)
 
@@ -205,11 +226,11 @@ def lower_is_better(metric: str) -> bool:
     return "decay" in metric.lower() or "error" in metric.lower()
 
 
-def score_text(cell: Cell | None) -> str:
-    """A cell's score alone, such as ``64.1`` or ``64.1 ± 0.3 (n=3)``."""
+def score_text(cell: Cell | None, with_n: bool = False) -> str:
+    """A cell's score alone, such as ``64.1`` or ``64.1 ± 0.3``, on demand with its number of seeds (``n=3``)."""
     if cell is None or not np.isfinite(cell.mean):
         return "–"
-    spread = "" if cell.std is None else f" ± {cell.std:.{DIGITS}f} (n={cell.n})"
+    spread = "" if cell.std is None else f" ± {cell.std:.{DIGITS}f}" + f" (n={cell.n})" * with_n
     return f"{cell.mean:.{DIGITS}f}{spread}"
 
 
@@ -217,18 +238,26 @@ def delta_text(cell: Cell | None) -> str:
     """A cell's difference to the baseline with its sign, or nothing."""
     if cell is None or cell.delta is None or not np.isfinite(cell.delta):
         return ""
-    return f"{cell.delta:+.{DIGITS}f}"
+    return f"{round(cell.delta, DIGITS) + 0.0:+.{DIGITS}f}"  # + 0.0: no minus before a zero
+
+
+def delta_sign(cell: Cell, metric: str) -> str:
+    """Whether a cell's difference, as shown, is a 'gain', a 'loss' or neither."""
+    shown = round(cell.delta or 0.0, DIGITS)
+    if shown == 0:
+        return "even"
+    return "gain" if (shown < 0) == lower_is_better(metric) else "loss"
 
 
 def row_head(table: Table, row: Row) -> list[str]:
     """The columns left of the metrics: method, architecture and, where rows differ in it, the epochs."""
     epochs = ["–" if row.epochs is None else str(row.epochs)] if table.shows_epochs else []
-    return [row.label, row.arch, *epochs]
+    return [row.label, row.arch, *epochs, *([str(row.seeds)] if table.shows_seeds else [])]
 
 
 def head_names(table: Table) -> list[str]:
     """Headings of the columns left of the metrics."""
-    return ["method", "arch", *(["epochs"] if table.shows_epochs else [])]
+    return ["method", "arch", *(["epochs"] if table.shows_epochs else []), *(["seeds"] if table.shows_seeds else [])]
 
 
 def to_markdown(table: Table) -> str:
@@ -242,7 +271,8 @@ def to_markdown(table: Table) -> str:
         cells = []
         for name in table.columns:
             cell = row.cells.get(name)
-            text = f"**{score_text(cell)}**" if cell and cell.best else score_text(cell)
+            text = score_text(cell, not table.group)
+            text = f"**{text}**" if cell and cell.best else text
             cells.append(f"{text} ({delta_text(cell)})" if delta_text(cell) else text)
         body.append([*(text.replace("|", "\\|") for text in row_head(table, row)), *cells])
     align = ("left",) * len(head_names(table)) + ("right",) * len(names)
@@ -252,32 +282,30 @@ def to_markdown(table: Table) -> str:
     return f"### {table.title}\n\n{grid}\n" + (f"\n{below}\n" if below else "")
 
 
-def to_rich(table: Table) -> RichTable:
-    """The table for a terminal: best values bold, differences below the scores, notes as its caption."""
-    grid = RichTable(
-        title=table.title,
-        title_justify="left",
-        title_style="bold",
-        caption="\n".join(table.notes) or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+def to_rich(table: Table) -> Group:
+    """The table for a terminal: title, scores (the best marked by a star) above their differences, notes."""
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in head_names(table):
-        grid.add_column(name, overflow="fold")
+        grid.add_column(name, overflow="fold", vertical="top")
     for group, name in table.headings:
-        grid.add_column(Text(f"{group}\n{name}" if group else name), justify="right", overflow="fold")
+        heading = f"{group.replace(', ', NEWLINE)}\n{name}" if group else name
+        grid.add_column(Text(f"{heading} ", justify="right"), justify="right", overflow="fold", vertical="bottom")
     for row in table.rows:
         cells = []
-        for name in table.columns:
+        for name, (_, metric) in zip(table.columns, table.headings, strict=True):
             cell = row.cells.get(name)
-            text = Text(score_text(cell), style="bold" if cell and cell.best else "")
+            best = cell is not None and cell.best
+            text = Text(score_text(cell, not table.group) + ("*" if best else " "), style="bold" if best else "")
             if delta := delta_text(cell):
-                gain = (cell.delta < 0) == lower_is_better(table.headings[table.columns.index(name)][1])
-                text.append(f"\n{delta}", style="not bold green" if gain else "not bold red")
+                text.append(f"\n{delta} ", style=TERMINAL_COLOURS[delta_sign(cell, metric)])
             cells.append(text)
         grid.add_row(*map(Text, row_head(table, row)), *cells)
-    return grid
+    marked = any(cell.best for row in table.rows for cell in row.cells.values())
+    differs = any(delta_text(cell) for row in table.rows for cell in row.cells.values())
+    notes = (
+        ["* best of its column"] * marked + ["below a score: difference to the baseline row"] * differs + table.notes
+    )
+    return Group(Text(table.title, style="bold"), grid, Text("\n".join(notes) + "\n", style="dim"))
 
 
 def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
@@ -296,7 +324,7 @@ def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
                 "pretrain_epochs": row.epochs,
                 "variant": row.variant,
             }
-            line |= {"n": max(cell.n for cell in row.cells.values()), "miniature": table.miniature}
+            line |= {"n": row.seeds, "miniature": table.miniature}
             for name in table.columns:
                 if cell := row.cells.get(name):
                     line |= {name: cell.mean, f"{name} std": cell.std, f"{name} delta": cell.delta}
