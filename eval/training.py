@@ -1,0 +1,343 @@
+"""Training and testing of a detector or segmentor: what COCO and ADE20K share.
+
+A task describes its job as a :class:`Plan`; :func:`train_and_test` does the rest on mmengine's Runner: it goes on where
+a run stopped, estimates its cost, and shares the batch among processes. Counting is in iterations throughout; one
+iteration is one step of the optimiser on the whole batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_rank
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader
+
+from selfpatch.eval.backbone import SelfPatchPyramid
+from selfpatch.eval.convert import LoadedBackbone
+from selfpatch.eval.recipe import Recipe
+from selfpatch.eval.stream import Batches, ImageStream
+from selfpatch.pretrain import runner as running
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import write_text
+
+UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
+TIMED_STEPS = 3  # of a dry run, after one to warm up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job: what is trained on what, and how it is measured.
+
+    Args:
+        scope: the library whose registries are searched, "mmdet" or "mmseg".
+        model: its config, complete.
+        train_data: config of the training set, in ``scope``.
+        test_data: config of the test set.
+        metric: what measures; it keeps what the task wants to know, on the first process.
+        recipe: how it is trained.
+        identity: what the trained weights depend on; two plans share a working folder only if these are equal.
+        grouped: whether images of a pair should be both wide or both tall, so that little is padded.
+    """
+
+    scope: str
+    model: dict[str, Any]
+    train_data: dict[str, Any]
+    test_data: dict[str, Any]
+    metric: BaseMetric
+    recipe: Recipe
+    identity: dict[str, Any]
+    grouped: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of how a job runs; what is computed is the recipe's matter (:mod:`~selfpatch.eval.recipe`)."""
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="processes on this machine (without GPUs: CPU)"
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="slurm under srun")
+    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts a process cuts its batch into")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
+    parser.add_argument("--workers", type=int, metavar="N", help="loading processes for each process [4; CPU: 0]")
+    parser.add_argument("--save-every", type=int, default=1000, metavar="N", help="iterations between checkpoints")
+    parser.add_argument("--log-every", type=int, default=50, metavar="N", help="iterations between lines of progress")
+    parser.add_argument("--dry-run", action="store_true", help="show config, time and disk; train nothing")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise :class:`UserError` on impossible options; silence every process but the first."""
+    for name in ("gpus", "accumulate", "save_every", "log_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    if torch.cuda.is_available() and args.launcher == "none" and args.gpus > torch.cuda.device_count():
+        raise UserError(f"--gpus {args.gpus}: this machine has {torch.cuda.device_count()}")
+    if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    if args.dry_run:
+        args.force = True  # a recorded result is no answer to what it would cost
+
+
+def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
+    """Train, or go on, or find it trained; then test. ``plan.metric`` holds the result afterwards.
+
+    With ``--gpus N`` this process is replaced by N that come here again. All but the first end here, and so does a dry
+    run.
+
+    Args:
+        plan: the job.
+        out: where jobs of this checkpoint lie; each plan has a folder of its own in it.
+        args: the options of :func:`add_arguments`.
+
+    Returns:
+        the job's folder.
+
+    Raises:
+        UserError: the batch cannot be shared as asked, another process works in the folder, or the run diverges.
+    """
+    processes = args.gpus if args.launcher == "none" else _launched_processes(args.launcher)
+    if plan.recipe.batch_size % (processes * args.accumulate):
+        raise UserError(
+            f"a batch of {plan.recipe.batch_size} images cannot be shared by {processes} processes with "
+            f"--accumulate {args.accumulate}: choose divisors of it, or --batch-size"
+        )
+    if args.gpus > 1 and args.launcher == "none" and not args.dry_run:
+        running.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])  # does not return
+    init_default_scope(plan.scope)
+    stream = ImageStream(DATASETS.build(plan.train_data), plan.recipe.seed, plan.grouped)
+    iterations = plan.recipe.iterations(len(stream))
+    if args.dry_run:
+        _dry_run(plan, out, args, stream, iterations, processes)
+        raise SystemExit(0)
+
+    folder = out / plan.recipe.folder_name(plan.identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    running.start_distributed(args.launcher)
+    lock = _lock(folder) if get_rank() == 0 else None
+    _note_identity(folder, plan.identity)
+    runner = _runner(plan, folder, args, stream, iterations)
+    trained = _trained_iterations(folder)
+    if trained < iterations:
+        runner.train()
+    else:
+        runner.load_checkpoint(str(folder / "checkpoint.pth"))
+        runner._load_from, runner._resume = None, False  # test() would resume, and so build what training needs
+    plan.metric.collect_dir = str(folder / "parts")  # where processes leave their results for the first
+    runner.test()
+    if get_rank() != 0:
+        raise SystemExit(0)
+    del lock
+    return folder
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TwoGroups:
+    """Builds the optimiser with two groups: what decays, and norms, position embeddings and tokens, which do not.
+
+    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.config = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> running.PreciseOptimWrapper:
+        model = model.module if is_model_wrapper(model) else model
+        norms = {
+            id(p)
+            for module in model.modules()
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase))
+            for p in module.parameters()
+        }
+        decayed, still = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                kept = id(parameter) in norms or name.rpartition(".")[2] in UNDECAYED
+                (still if kept else decayed).append(parameter)
+        options = dict(self.config)
+        adamw = options.pop("optimizer")
+        groups = [{"params": decayed}, {"params": still, "weight_decay": 0.0}]
+        return running.PreciseOptimWrapper(
+            torch.optim.AdamW([g for g in groups if g["params"]], **adamw), **_rest(options)
+        )
+
+
+def _rest(options: dict) -> dict:
+    return {key: value for key, value in options.items() if key not in ("type", "constructor")}
+
+
+def backbone_config(backbone: LoadedBackbone, args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """The config of the pyramid over a loaded checkpoint by ``recipe``, for the ``backbone`` of a model's config."""
+    return {
+        "type": SelfPatchPyramid.__name__,
+        "checkpoint": str(backbone.checkpoint),
+        "taps": list(recipe.taps),
+        "tap_norm": recipe.tap_norm,
+        "drop_path": recipe.drop_path,
+        "frozen_blocks": recipe.frozen_blocks,
+        "frozen": recipe.frozen,
+        "checkpointing": args.checkpointing,
+        "which": args.which,
+        "heads": args.heads,
+        "unsafe": args.unsafe_load,
+    }
+
+
+def _runner(
+    plan: Plan, folder: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, hooks: tuple = ()
+) -> running.SafeRunner:
+    recipe = plan.recipe
+    workers = args.workers if args.workers is not None else 4 * torch.cuda.is_available()
+    loading = {"num_workers": workers, "persistent_workers": workers > 0}
+    batches = Batches(stream, recipe.batch_size, args.accumulate, iterations)
+    options = running.distributed_options(args.launcher)
+    newest = folder / "checkpoint.pth"
+    extra = {"model_wrapper_cfg": options.pop("model_wrapper_cfg")} if "model_wrapper_cfg" in options else {}
+    if torch.cuda.is_available() and args.launcher != "none":
+        extra["sync_bn"] = "torch"
+    saving = {"type": "KeepCheckpoints", "interval": args.save_every, "by_epoch": False}
+    runner = running.SafeRunner(
+        model=plan.model,
+        work_dir=str(folder),
+        train_dataloader=DataLoader(stream, batch_sampler=batches, collate_fn=pseudo_collate, **loading),
+        train_cfg={
+            "type": "AddressedTrainLoop",
+            "max_iters": iterations,
+            "seed": recipe.seed,
+            "parts": args.accumulate,
+        },
+        optim_wrapper={
+            "type": "PreciseOptimWrapper",
+            "constructor": "TwoGroups",
+            "precision": recipe.precision,
+            "accumulative_counts": args.accumulate,
+            "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
+        },
+        param_scheduler=recipe.schedulers(iterations),
+        test_dataloader={
+            "dataset": plan.test_data,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "batch_size": 1,
+            **loading,
+        },
+        test_cfg={},
+        test_evaluator=Evaluator([plan.metric]),
+        default_hooks={
+            "logger": {"type": "LoggerHook", "interval": args.log_every},
+            "checkpoint": None if hooks else saving,
+            "sampler_seed": None,
+        },
+        custom_hooks=list(hooks) or [{"type": "CertifyBackbone"}, {"type": "StopWhenNotFinite"}],
+        load_from=str(newest) if newest.exists() else None,
+        resume=newest.exists(),
+        randomness={"seed": recipe.seed},
+        log_processor={"by_epoch": False, "window_size": args.log_every},
+        default_scope=plan.scope,
+        experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
+        cfg=Config(extra),
+        **options,
+    )
+    runner.unsafe_load = False  # what is read from here on is our own
+    return runner
+
+
+def _launched_processes(launcher: str) -> int:
+    return int(os.environ["WORLD_SIZE" if launcher == "pytorch" else "SLURM_NTASKS"])
+
+
+def _lock(folder: Path):
+    """Hold the job's folder while this process lives, however it ends."""
+    lock = open(folder / "lock", "w")  # noqa: SIM115 - open as long as it is held
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"another process is at work in {folder}: wait for it, or stop it") from None
+    return lock
+
+
+def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Write what the folder's weights belong to, or check that it is this job."""
+    note = folder / "job.json"
+    text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
+    if note.exists():
+        if note.read_text(encoding="utf-8") != text:
+            raise UserError(f"{note} belongs to another job: remove {folder}, or choose another --out")
+    elif get_rank() == 0:
+        write_text(note, text)
+
+
+def _trained_iterations(folder: Path) -> int:
+    """How far the newest checkpoint of a job's folder has come."""
+    files = sorted(int(path.stem.split("_")[1]) for path in folder.glob("iter_*.pth"))
+    return files[-1] if files and (folder / "checkpoint.pth").exists() else 0
+
+
+class _Clock(Hook):
+    """Notes when each iteration ends."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def _dry_run(
+    plan: Plan, out: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, processes: int
+) -> None:
+    """Print the resolved job and what it costs, from a few steps timed on one process."""
+    import tempfile
+
+    clock, share = _Clock(), plan.recipe.batch_size // processes
+    with tempfile.TemporaryDirectory() as folder:
+        alone = argparse.Namespace(**{**vars(args), "launcher": "none"})
+        part = Plan(**{**plan.__dict__, "recipe": plan.recipe.with_batch(share)})
+        runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
+        runner.train()
+        step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS
+        tests = runner.build_dataloader(runner._test_dataloader)
+        runner.model.eval()
+        started = time.perf_counter()
+        with torch.no_grad():
+            for _, batch in zip(range(TIMED_STEPS), tests):
+                runner.model.test_step(batch)
+        test = (time.perf_counter() - started) / min(TIMED_STEPS, len(tests)) * len(tests)
+        weights = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
+        trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    disk = 2 * (weights + 8 * trained)  # Adam's two moments; the old checkpoint goes once the new one is whole
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(json.dumps({**plan.identity, "recipe": plan.recipe.as_json(), "model": _plain(plan.model)}, indent=1))
+    print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
+    print(
+        f"training    {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size} = "
+        f"{iterations * plan.recipe.batch_size / len(stream):.1f} epochs, {processes} process(es)"
+    )
+    print(
+        f"time        {step:.2f} s an iteration on this {device}: {step * iterations / 3600:.2f} h; "
+        f"testing {len(tests)} images {test / processes / 3600:.2f} h"
+    )
+    print(f"GPU-hours   {(step * iterations * processes + test) / 3600:.2f} (of a {device})")
+    print(f"disk        {math.ceil(disk / 2**20)} MB for checkpoints, one at a time")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
