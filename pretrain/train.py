@@ -55,9 +55,8 @@ def load_config(name: str, options: dict | None = None) -> Config:
     Raises:
         UserError: there is no such config, it is no valid config, or a key is unknown.
     """
-    path = next(
-        (p for p in (Path(name), CONFIGS / "pretrain" / name, CONFIGS / "pretrain" / f"{name}.py") if p.is_file()), None
-    )
+    folder = CONFIGS / "pretrain"
+    path = next((path for path in (Path(name), folder / name, folder / f"{name}.py") if path.is_file()), None)
     if path is None:
         known = sorted(path.stem for path in folder.glob("*.py"))
         near = difflib.get_close_matches(Path(name).stem, known, n=1)
@@ -192,12 +191,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         optim_wrapper={
             "type": "PretrainOptimWrapper",
             "constructor": "TwoGroupConstructor",
-            "optimizer": {
-                "type": "AdamW",
-                "betas": tuple(config.optimizer.betas),
-                "eps": config.optimizer.eps,
-                **fused,
-            },
+            "optimizer": {"type": "AdamW", **adamw},
             "clip": config.optimizer.clip,
             "per_parameter": config.optimizer.clip_per_parameter,
             "precision": config.precision,

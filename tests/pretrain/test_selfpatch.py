@@ -1,0 +1,262 @@
+"""SelfPatch: the recorded step of the authors' code, and the parts that the config can change."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.selfpatch import (
+    AggregationModule,
+    SelfPatchPretraining,
+    match_positives,
+    mean_of,
+    neighbours,
+)
+
+SCRIPT = Path(__file__).with_name("golden_step.py")
+spec = importlib.util.spec_from_file_location("golden_step", SCRIPT)
+golden_step = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(golden_step)
+
+
+def close(found, expected, name: str, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """Recorded step -> the step that this project takes, once for all tests."""
+    taken = {}
+
+    def step(path):
+        if path not in taken:
+            taken[path] = golden_step.take_step(np.load(path))
+        return taken[path]
+
+    return step
+
+
+def test_golden_losses_and_centres(golden_selfpatch_step_, steps):
+    recorded, taken = np.load(golden_selfpatch_step_), steps(golden_selfpatch_step_)
+    for ours, theirs in (("loss", "total"), ("cls", "cls"), ("patch", "patch")):
+        close(taken["loss"][ours], recorded[f"loss/{theirs}"], theirs)
+    close(taken["cls_centre"], recorded["after/center"].ravel(), "center")
+    close(taken["patch_centre"], recorded["after/patch_center"].ravel(), "patch_center")
+
+
+def test_golden_gradient_norms(golden_selfpatch_step_, steps):
+    recorded, taken = np.load(golden_selfpatch_step_), steps(golden_selfpatch_step_)
+    names = [name for name in recorded.files if name.startswith("grad_norm/")]
+    assert names
+    for name in names:
+        close(taken["grad_norm"][golden_step.our_name(name.removeprefix("grad_norm/"))], recorded[name], name)
+
+
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_golden_weights_after_the_step(golden_selfpatch_step_, steps, network):
+    recorded, taken = np.load(golden_selfpatch_step_), steps(golden_selfpatch_step_)
+    names = [name for name in recorded.files if name.startswith(f"after/{network}/")]
+    assert len(names) == len(taken[network])
+    for name in names:
+        published = name.removeprefix(f"after/{network}/")
+        found = taken[network][golden_step.our_name(published)].numpy().ravel()
+        found, expected = found[:: max(1, len(found) // 256)][:256], recorded[name]
+        if published.endswith(("attn.k.bias", "attn.qkv.bias")):
+            # the exact gradient of a key bias is zero, and AdamW turns the noise that is left into steps
+            key = np.zeros(len(found), bool)
+            length = len(taken[network][golden_step.our_name(published)])
+            position = np.arange(length)[:: max(1, length // 256)][:256]
+            key[:] = True if published.endswith("k.bias") else (position >= length // 3) & (position < 2 * length // 3)
+            close(found[key], expected[key], name, rtol=0, atol=1e-3 if network == "student" else 4e-6)
+            found, expected = found[~key], expected[~key]
+        close(found, expected, name)
+
+
+@torch.no_grad()
+def test_golden_aggregated_tokens_and_positives(golden_selfpatch_step_):
+    recorded = np.load(golden_selfpatch_step_)
+    method, crops = golden_step.recorded_method(recorded), golden_step.recorded_crops(recorded)
+    _, x, (h, w) = method.teacher["backbone"](crops[0][0, :1])
+    close(x, recorded["teacher/global_patch_features"], "features", rtol=0, atol=1e-4)
+    table = neighbours(h, w)
+    np.testing.assert_array_equal(table, recorded["neighbours_14x14"])
+    ranks, real = match_positives(x, table, method.k)
+    np.testing.assert_array_equal(ranks, recorded["teacher/global_topk"])
+    assert real.all()
+    targets, cls = method.embed_teacher(crops[0][0, :1])
+    tokens = torch.cat([cls.unsqueeze(1), targets], dim=1)
+    close(tokens, recorded["teacher/global_cls_and_aggregated"], "aggregated", rtol=0, atol=1e-4)
+
+
+def test_golden_step_shared_by_processes(golden_selfpatch_step_, steps, tmp_path):
+    """Processes with a share of the batch each: the same losses, centres, gradients and weights as one with all of it."""
+    batch = int(np.load(golden_selfpatch_step_)["meta"][2])
+    world = next((n for n in range(2, batch + 1) if batch % n == 0), None)
+    if world is None:
+        pytest.skip("a batch of one image cannot be shared")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        place = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in place.items()}}
+        command = [sys.executable, str(SCRIPT), str(golden_selfpatch_step_), str(tmp_path / "taken.pt")]
+        processes.append(subprocess.Popen(command, env=environment))
+    assert [process.wait(timeout=240) for process in processes] == [0] * world
+    shared, alone = torch.load(tmp_path / "taken.pt", weights_only=True), steps(golden_selfpatch_step_)
+    for part in ("cls", "patch"):  # these are logged as means over processes
+        close(shared["loss"][part], alone["loss"][part], part)
+    for centre in ("cls_centre", "patch_centre"):
+        close(shared[centre], alone[centre], centre)
+    for name, norm in alone["grad_norm"].items():
+        close(shared["grad_norm"][name], norm, name)
+
+
+@pytest.mark.parametrize("window", [3, 5])
+def test_wrapped_neighbours_are_a_full_window(window):
+    table = neighbours(6, 7, window)
+    assert table.shape == (42, window**2 - 1)
+    assert (table.diff(dim=1) > 0).all()  # ascending, hence distinct
+    reach = window // 2
+    for patch in range(42):
+        row, column = divmod(patch, 7)
+        for other in table[patch].tolist():
+            assert other != patch
+            down, right = (other // 7 - row) % 6, (other % 7 - column) % 7
+            assert min(down, 6 - down) <= reach
+            assert min(right, 7 - right) <= reach
+
+
+def test_without_wrap_the_window_ends_at_the_edge():
+    table = neighbours(4, 4, 3, wrap=False)
+    assert table[0].tolist() == [1, 4, 5, -1, -1, -1, -1, -1]
+    assert table[5].tolist() == [0, 1, 2, 4, 6, 8, 9, 10]
+
+
+def test_all_means_every_other_patch():
+    table = neighbours(2, 3, "all")
+    assert table[2].tolist() == [0, 1, 3, 4, 5]
+
+
+def test_positives_are_the_nearest_by_cosine_whatever_their_length():
+    x = torch.randn(2, 36, 8)
+    table = neighbours(6, 6)
+    ranks, _ = match_positives(x, table, 4)
+    scaled, _ = match_positives(x * torch.rand(2, 36, 1) * 5 + 0, table, 4)
+    assert torch.equal(ranks, scaled)
+    similarity = torch.nn.functional.cosine_similarity(x[:, :, None], x[:, table], dim=-1)  # (2, 36, 8)
+    assert torch.equal(ranks, similarity.topk(4).indices)
+
+
+def test_missing_candidates_are_never_positives():
+    x = torch.randn(1, 16, 8)
+    ranks, real = match_positives(x, neighbours(4, 4, wrap=False), 4)
+    assert real[0, 0].tolist() == [True, True, True, False]  # a corner has three neighbours
+    assert real.sum() == 16 * 4 - 4
+
+
+@torch.no_grad()
+def test_aggregation_is_attention_over_cls_and_positives():
+    """Against the plain formulation: gather first, then full attention of [c, positives] in every block."""
+    torch.manual_seed(0)
+    module = AggregationModule(24, heads=3)
+    x = torch.randn(2, 9, 24)
+    positives = torch.randint(0, 9, (2, 9, 4))
+    found = module.aggregate(module.keys_values(x), positives, torch.ones(2, 9, 4, dtype=torch.bool))
+    for image in range(2):
+        for patch in range(9):
+            c = module.cls_token[0]  # (1, C)
+            for block in module.blocks:
+                z = block.norm1(torch.cat([c, x[image, positives[image, patch]]]))
+                q, k, v = (block.attn[name](z).view(5, 3, 8).transpose(0, 1) for name in "qkv")  # (heads, 5, d)
+                mixed = ((q[:, :1] @ k.mT) / 8**0.5).softmax(-1) @ v  # (heads, 1, d)
+                c = c + block.attn["proj"](mixed.transpose(0, 1).reshape(1, 24))
+                c = c + block.mlp(block.norm2(c))
+            torch.testing.assert_close(found[image, patch], module.norm(c)[0])
+
+
+def test_a_positive_that_is_not_real_has_no_say():
+    torch.manual_seed(0)
+    module = AggregationModule(24, heads=3)
+    x, positives = torch.randn(1, 9, 24), torch.randint(0, 9, (1, 9, 4))
+    real = torch.ones(1, 9, 4, dtype=torch.bool)
+    real[..., 3] = False
+    torch.testing.assert_close(
+        module.aggregate(module.keys_values(x), positives, real),
+        module.aggregate(module.keys_values(x), positives[..., :3], real[..., :3]),
+    )
+
+
+def test_mean_aggregation_is_the_mean_of_the_real_positives():
+    x, positives = torch.randn(2, 9, 5), torch.rand(2, 9, 9).argsort(-1)[..., :3]
+    real = torch.ones(2, 9, 3, dtype=torch.bool)
+    expected = torch.stack([x[b][positives[b]].mean(1) for b in range(2)])
+    torch.testing.assert_close(mean_of(x, positives, real), expected)
+    real[..., 2] = False
+    expected = torch.stack([x[b][positives[b, :, :2]].mean(1) for b in range(2)])
+    torch.testing.assert_close(mean_of(x, positives, real), expected)
+
+
+def tiny(**options) -> SelfPatchPretraining:
+    torch.manual_seed(0)
+    backbone = {"type": "VisionTransformer", "embed_dim": 24, "depth": 2, "heads": 3, "img_size": 64}
+    heads = {"out_dim": 32, "patch_out_dim": 16, "hidden_dim": 32, "bottleneck_dim": 8}
+    return SelfPatchPretraining({**backbone, "cls_token": False, "final_norm": False}, **heads, **options).train()
+
+
+CROPS = [torch.randn(2, 3, 3, 64, 64), torch.randn(2, 3, 3, 48, 48)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"neighbourhood": "all", "k": 8},
+        {"wrap": False},
+        {"aggregation": "mean"},
+        {"aggregation": "mean", "wrap": False},
+        {"k": 1},
+        {"patch_loss_weight": 0.5},
+    ],
+    ids=str,
+)
+def test_every_variant_trains_its_patch_level(options):
+    method = tiny(**options)
+    parts = method(CROPS)
+    assert parts["loss"].item() == pytest.approx((parts["cls"] + method.patch_loss_weight * parts["patch"]).item())
+    parts["loss"].backward()
+    assert method.student["patch_head"].mlp[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in method.teacher.parameters())
+    assert method.patch_centre.abs().sum() > 0
+
+
+def test_weight_zero_leaves_dino_with_aggregation():
+    method = tiny(patch_loss_weight=0.0)
+    assert method.display_name == "DINO+Agg"
+    assert set(method(CROPS)) == {"loss", "cls"}
+    assert "patch_head" not in method.student
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"neighbourhood": 4}, "neighbourhood"), ({"k": 9}, "k=9"), ({"k": 0}, "k=0"), ({"aggregation": "max"}, "max")],
+)
+def test_impossible_settings_are_named(options, word):
+    with pytest.raises(UserError, match=word):
+        tiny(**options)
+
+
+def test_a_crop_smaller_than_the_neighbourhood_is_named():
+    with pytest.raises(UserError, match="48 pixels has a grid of 3x3"):
+        tiny(neighbourhood=5).check_crops([96, 48])
+    tiny(neighbourhood=3).check_crops([96, 48])
