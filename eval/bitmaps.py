@@ -102,8 +102,10 @@ def _dilate(line: np.ndarray, stride: int, radius: int) -> np.ndarray:
     disk, reach = np.zeros_like(line), 0
     for y in range(radius, -1, -1):
         half_width = math.isqrt(radius * radius - y * y)
-        while reach < half_width:  # the run's pixels -reach … reach, moved to both sides, leave no hole up to this step
-            step = min(half_width - reach, 2 * reach + 1, 63)
+        while reach < half_width:
+            # The run -reach … reach, moved to both sides, leaves no hole up to 2 · reach + 1 (and no disk of a radius
+            # below 2048 asks for a step of a whole word).
+            step = min(half_width - reach, 2 * reach + 1)
             np.left_shift(run, step, out=wider)
             wider |= np.right_shift(run, step, out=carry)
             np.right_shift(run, 64 - step, out=carry)
