@@ -109,8 +109,8 @@ class Scores:
 
     def metrics(self) -> dict[str, float]:
         """The global figures in per cent, under the names of a record."""
-        names = {name: name.replace("-Mean", "").replace("-R", " r").replace("-D", " d") for name in self.summary()}
-        return {names[name]: 100 * value for name, value in self.summary().items()}
+        names = {f"{letter}-{s.capitalize()}": f"{letter} {s}" for letter in "JF" for s in ("recall", "decay")}
+        return {names.get(key, key.removesuffix("-Mean")): 100 * value for key, value in self.summary().items()}
 
     def units(self) -> dict[str, np.ndarray]:
         """Long arrays, one entry an object and frame: sequence, object, frame (0 is the given one), J, F (0 … 1)."""
