@@ -1,9 +1,9 @@
 """Label propagation through a video by patch similarity: pure functions of tensors, nothing about files.
 
 A patch takes its label from the patches most similar to it in the frames before, within a window around its own place
-(arXiv 2104.14294, section 4.2.2; arXiv 2006.14613, section 3.3). Where the textbook form compares every patch with every
-patch of eight frames and then masks most of the result away, this one cuts the target grid into small tiles and compares a
-tile with the rows and columns that its window can reach, so memory is that of one tile.
+(arXiv 2104.14294, section 4.2.2). Where the textbook form compares every patch with every patch of eight frames and
+then masks most of the result away, this one cuts the target grid into small tiles and compares each with the rows and
+columns that its windows can reach: a quarter of the work for small patches, and the memory of one tile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Span = tuple[int, int, int, int]
-TILE = (10, 13)  # target patches a tile: smaller ones waste less of the window, larger ones feed the matrix product better
+TILE = (
+    10,
+    13,
+)  # rows, columns of patches: smaller tiles waste less of the window, larger ones multiply faster
 
 
 class LabelPropagation:
@@ -47,7 +50,7 @@ class LabelPropagation:
         self.rows, self.columns = _spans(h, TILE[0], radius), _spans(w, TILE[1], radius)
         self.outside = [_outside(n, radius, tokens) for n in (h, w)]
         slots = 1 + context_frames  # slot 0 is the first frame's for good, the others are a ring
-        # A strip of columns a tile column: its rows then lie in memory one after the other, ready for the matrix product.
+        # A copy for each tile column: the rows of its window then lie one after the other, ready to be multiplied.
         self.strips = [tokens.new_empty(slots, h, right - left, C) for _, _, left, right in self.columns]
         self.maps = soft_map.new_empty(slots, *soft_map.shape)
         self.first_patch = torch.arange(slots, device=tokens.device) * (h * w)  # where a slot's places begin in maps
@@ -76,9 +79,9 @@ class LabelPropagation:
     def _tile(self, tokens: Tensor, strip: Tensor, frames: int, row: Span, column: Span) -> Tensor:
         """Labels (rows, columns, K) of the T target patches of a tile, from the W places of their common window.
 
-        A place whose best frame is not among a target's ``topk`` best places can hold none of its voters: so the maximum
-        over frames, an eighth of the similarities, is masked and ranked, and only the places found are looked up frame
-        by frame.
+        A place whose best frame is not among a target's ``topk`` best places can hold none of its voters: so only the
+        maximum over frames is masked and ranked, an eighth of the similarities, and the places found are looked up
+        frame by frame.
         """
         (top, bottom, above, below), (start, stop, left, right) = row, column
         K = self.maps.shape[-1]
@@ -98,7 +101,9 @@ class LabelPropagation:
         y, x = above + place // (right - left), left + place % (right - left)
         patch = (y * self.maps.shape[2] + x)[..., None] + self.first_patch[:frames]  # (T, k + 1, frames)
         weight = self._weights(voters, threshold)
-        labels = F.embedding_bag(patch.flatten(1), self.maps.view(-1, K), per_sample_weights=weight, mode="sum")  # (T, K)
+        labels = F.embedding_bag(
+            patch.flatten(1), self.maps.view(-1, K), per_sample_weights=weight, mode="sum"
+        )  # (T, K)
 
         tied = (value[:, -1:] >= threshold).logical_and(value[:, -1:] > -torch.inf).squeeze(1)
         if tied.any():  # flat pictures only: these targets let every tie of the whole window vote
@@ -133,9 +138,9 @@ def one_hot(labels: Tensor) -> Tensor:
 def hard_labels(soft_map: Tensor, size: tuple[int, int]) -> Tensor:
     """The label of every pixel, uint8 (H, W), from a soft map (h, w, K).
 
-    Each channel is upsampled (bilinear) and, where it is positive anywhere, shifted and scaled to [0, 1] (a constant one is
-    left as it is); the highest channel wins, the lowest label on ties. Channel by channel, so that memory does not grow
-    with the number of objects.
+    Each channel is upsampled (bilinear) and, if it is positive anywhere, shifted and scaled to [0, 1] (a constant one
+    is left as it is); the highest channel wins, the lowest label on ties. Channel by channel, so that memory does not
+    grow with the number of objects.
     """
     for label, channel in enumerate(soft_map.permute(2, 0, 1)):
         pixels = F.interpolate(channel[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]  # (H, W)

@@ -1,4 +1,4 @@
-"""Label propagation written as its definition reads: every patch against every patch of all context frames, then a mask."""
+"""Label propagation as its definition reads: every patch against every patch of all context frames, then a mask."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def window(h, w, radius):
 
 
 def propagate_frame(target, context, maps, near, topk, temperature):
-    """The soft map (h·w, K) of ``target`` (h·w, C) from the frames ``context`` (frames, h·w, C) with ``maps`` (frames, h·w, K)."""
+    """The soft map (h·w, K) of ``target`` (h·w, C) from ``context`` (frames, h·w, C) with ``maps`` (frames, h·w, K)."""
     affinity = torch.exp(context.flatten(0, 1) @ target.T / temperature)  # (frames · h·w, h·w)
     affinity = affinity * near.repeat(len(context), 1)
     threshold = affinity.topk(min(topk, len(affinity)), dim=0).values[-1]

@@ -1,0 +1,389 @@
+"""DAVIS 2017, semi-supervised: the first frame's masks are carried through each video by patch similarity alone.
+
+Protocol ``davis2017-dino@1``, as published with DINO (arXiv 2104.14294, section 4.2.2). Nothing is trained: what is
+scored is how well a backbone's patch tokens tell the parts of a scene apart and find them again in later frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from selfpatch.eval.convert import LoadedBackbone
+from selfpatch.eval.davis_tree import Video, fingerprint_of, is_official, read_tree, write_mask
+from selfpatch.eval.jf import VOID, read_mask, score_folder
+from selfpatch.eval.propagation import LabelPropagation, hard_labels, one_hot
+from selfpatch.eval.record import Dataset, Evaluation, Protocol
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import write_text
+
+DATA = Path("data/DAVIS")  # the default of --data
+PROTOCOL = "davis2017-dino@1"
+LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+def _option(default: object, help: str) -> object:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of the protocol, as published; each is an option, and a departure shows in the protocol's name."""
+
+    context_frames: int = _option(7, "how many of the latest frames are looked back at, beside the first")
+    radius: int = _option(12, "half side of the search window, in patches")
+    topk: int = _option(5, "how many context patches vote for a patch")
+    temperature: float = _option(0.1, "of the votes: softmax(cosine / temperature)")
+    short_side: int = _option(480, "pixels of a frame's short side")
+    long_multiple: int = _option(64, "the long side is floored to a multiple of this")
+    side_multiple: int = _option(1, "then both sides are; where 1 does not suit the patch size, that is taken instead")
+    mean: tuple[float, ...] = _option((0.485, 0.456, 0.406), "R,G,B of a mean pixel, in 0 … 1")
+    std: tuple[float, ...] = _option((0.228, 0.224, 0.225), "R,G,B that divide what is left (0.228: as published)")
+    block: int = _option(-1, "whose tokens are compared, after the final norm where there is one; -1: the last")
+    precision: str = _option("float32", "of the backbone: float32 or bf16")
+
+    def __post_init__(self) -> None:
+        for name in ("topk", "temperature", "short_side", "long_multiple", "side_multiple"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be above 0")
+        for name in ("context_frames", "radius"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError("--mean and --std take three numbers, such as 0.485,0.456,0.406; --std's are above 0")
+        if self.precision not in ("float32", "bf16"):
+            raise UserError(f"--precision {self.precision}: choose float32 or bf16")
+
+    def protocol(self) -> Protocol:
+        """``davis2017-dino@1``, followed by every parameter that is not the published one, as in ``+topk=7``."""
+        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        suffixes = (f"+{name}={_text(getattr(self, name))}" for name in changed)
+        parameters = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return Protocol(PROTOCOL + "".join(suffixes), parameters)
+
+    def frame_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that a frame is resized to; of a square, the height counts as the short side."""
+        long = int(self.short_side * max(height, width) / min(height, width) // self.long_multiple) * self.long_multiple
+        short, long = (side // self.side_multiple * self.side_multiple for side in (self.short_side, long))
+        if min(short, long) == 0:
+            raise UserError(f"--short-side {self.short_side} leaves nothing of a {width}x{height} frame: raise it")
+        return (long, short) if height > width else (short, long)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _text(value: object) -> str:
+    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
+
+
+# --- one video -----------------------------------------------------------------------------------------------------
+
+
+def read_frame(path: Path, settings: Settings) -> tuple[np.ndarray, tuple[int, int]]:
+    """A frame as the backbone takes it, (3, h, w) float32, and its own (height, width).
+
+    Raises:
+        UserError: the file is no readable image.
+    """
+    frame = cv2.imread(str(path))  # (H, W, BGR), uint8
+    if frame is None:
+        raise UserError(f"{path} is not a readable image")
+    size = frame.shape[:2]
+    height, width = settings.frame_size(*size)
+    frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = frame[:, :, ::-1].astype(np.float32) / 255
+    pixels = (pixels - np.float32(settings.mean)) / np.float32(settings.std)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), size
+
+
+def stride(arch: dict) -> int:
+    """Pixels between neighbouring patch tokens of the last block; Swin halves its grid three times on the way."""
+    return arch["patch"] * (8 if arch["family"] == "swin" else 1)
+
+
+def patch_tokens(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+    """Tokens (h, w, C), float32, of the patches of one image (1, 3, H, W); [CLS] and registers are left out."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        if settings.block == -1:
+            _, tokens, (h, w) = model(images)
+        else:
+            (tokens,), (h, w) = model.tokens_of(images, [settings.block])
+            tokens = tokens[:, model.num_prefix :]
+    return tokens.float().view(h, w, -1)
+
+
+def propagate_video(
+    model: nn.Module,
+    stride: int,
+    video: Video,
+    folder: Path,
+    settings: Settings,
+    frame_done: Callable[[], None] = lambda: None,
+) -> list[int]:
+    """Write the masks of all frames of a video into ``folder``; frames are read ahead and masks written behind.
+
+    Args:
+        model: a backbone in eval mode.
+        stride: pixels between its patches.
+        video: what to follow.
+        folder: an existing, empty folder.
+        settings: how.
+        frame_done: called after each frame.
+
+    Returns:
+        the objects that the first mask loses when it shrinks to the patch grid: nothing can find them again.
+
+    Raises:
+        UserError: a frame cannot be read or has another size, patches do not tile it, or features are not finite.
+    """
+    device = next(model.parameters()).device
+    given = read_mask(video.masks[0])
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, torch.inference_mode():
+        ahead = [reader.submit(read_frame, path, settings) for path in video.frames[:2]]
+        written = [writer.submit(write_mask, folder / video.masks[0].name, given)]
+        for t, (path, mask) in enumerate(zip(video.frames, video.masks)):
+            pixels, size = ahead.pop(0).result()
+            ahead += [reader.submit(read_frame, later, settings) for later in video.frames[t + 2 : t + 3]]
+            if size != given.shape:
+                raise UserError(f"{path} is {size[1]}x{size[0]}, the first frame {given.shape[1]}x{given.shape[0]}")
+            tokens = patch_tokens(model, torch.from_numpy(pixels)[None].to(device), settings)  # (h, w, C)
+            if not tokens.isfinite().all():
+                raise UserError(f"{path}: the backbone's features of this frame are not finite")
+            if t == 0:
+                _raise_unless_tiled(pixels.shape[1:], tokens.shape[:2], stride)
+                first, lost = shrink(given, tokens.shape[:2])
+                follow = LabelPropagation(
+                    tokens,
+                    one_hot(torch.from_numpy(first).to(device)),
+                    context_frames=settings.context_frames,
+                    radius=settings.radius,
+                    topk=settings.topk,
+                    temperature=settings.temperature,
+                )
+            else:
+                labels = hard_labels(follow.step(tokens), pixels.shape[1:]).cpu().numpy()
+                written.append(writer.submit(write_mask, folder / mask.name, labels, size))
+            frame_done()
+        for job in written:
+            job.result()
+    return lost
+
+
+def shrink(given: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
+    """A mask (H, W) at the patch grid (h, w), by nearest neighbour, void as background; and the ids that got lost."""
+    given = np.where(given == VOID, 0, given).astype(np.uint8)
+    small = np.array(Image.fromarray(given).resize(grid[::-1], Image.Resampling.NEAREST))
+    return small, np.setdiff1d(given, small).tolist()
+
+
+def _raise_unless_tiled(size: tuple[int, int], grid: tuple[int, int], stride: int) -> None:
+    (H, W), (h, w) = size, grid
+    if (h * stride, w * stride) != (H, W):
+        raise UserError(
+            f"{h}x{w} patches of {stride} pixels do not tile a frame resized to {H}x{W}: add --side-multiple {stride}"
+        )
+
+
+# --- all videos ----------------------------------------------------------------------------------------------------
+
+
+def propagate_all(
+    backbone: LoadedBackbone, videos: Sequence[Video], out: Path, settings: Settings, log: Callable[[str], None] = print
+) -> dict[str, list[int]]:
+    """Masks of all videos under ``out/masks``, in the official submission's layout; returns the lost objects of each.
+
+    A video's folder appears when it is whole. A sidecar, ``out/done/<sequence>.json``, says what it was made from and
+    hashes the masks: a video is used again only if weights, protocol, data and masks are all the same.
+    """
+    model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    lost, todo = {}, []
+    for video in videos:
+        source = {
+            "weights_sha256": backbone.weights_sha256,
+            "protocol": settings.protocol().as_json(),
+            "fingerprint": video.fingerprint(),
+        }
+        known = _finished(out, video, source)
+        if known is None:
+            todo.append((video, source))
+        else:
+            lost[video.name] = known["lost_objects"]
+    if len(todo) < len(videos):
+        log(f"{len(videos) - len(todo)} of {len(videos)} videos are finished: going on with the others")
+    with _Meter(sum(len(video.frames) for video, _ in todo), log) as meter:
+        for video, source in todo:
+            meter.title = video.name
+            masks, half = out / "masks" / video.name, out / "masks" / f".{video.name}.tmp"
+            sidecar = _sidecar(out, video)
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir(parents=True)
+            try:
+                lost[video.name] = propagate_video(model, stride(backbone.arch), video, half, settings, meter.advance)
+                sidecar.unlink(missing_ok=True)
+                shutil.rmtree(masks, ignore_errors=True)
+                os.rename(half, masks)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+            made = {**source, "lost_objects": lost[video.name], "masks_sha256": _masks_sha256(masks, video)}
+            write_text(sidecar, json.dumps(made, indent=1) + "\n")
+            if lost[video.name]:
+                log(lost_line(video.name, lost[video.name]))
+    return lost
+
+
+def lost_line(name: str, objects: Sequence[int]) -> str:
+    """What the log and the record say of objects that cannot be followed."""
+    which = ", ".join(map(str, objects))
+    return f"{name}: object {which} is lost when the first mask shrinks to the patch grid, and scores as never found"
+
+
+def _sidecar(out: Path, video: Video) -> Path:
+    return out / "done" / f"{video.name}.json"
+
+
+def _finished(out: Path, video: Video, source: dict) -> dict | None:
+    try:
+        made = json.loads(_sidecar(out, video).read_text(encoding="utf-8"))
+        same = {key: made[key] for key in source} == source
+        return made if same and made["masks_sha256"] == _masks_sha256(out / "masks" / video.name, video) else None
+    except (OSError, ValueError, KeyError):
+        return None  # never begun, or cut short: made again
+
+
+def _masks_sha256(folder: Path, video: Video) -> str:
+    digest = hashlib.sha256()
+    for mask in video.masks:
+        digest.update((folder / mask.name).read_bytes())
+    return digest.hexdigest()
+
+
+class _Meter:
+    """Frames done, frames/s and time left: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int, log: Callable[[str], None]) -> None:
+        self.total, self.log, self.done, self.title = total, log, 0, ""
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, transient=True) if sys.stdout.isatty() else None
+
+    def __enter__(self) -> _Meter:
+        self.began = self.said = time.perf_counter()
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("davis", total=self.total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+        if self.done == self.total > 0:
+            self.log(f"davis: {self.done} frames, {self._speed():.2f} frames/s")
+
+    def _speed(self) -> float:
+        return self.done / (time.perf_counter() - self.began)
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.bar:
+            self.bar.update(self.task, advance=1, description=f"{self.title}  {self._speed():.2f} frames/s")
+        elif time.perf_counter() - self.said > LINE_EVERY:
+            self.said = time.perf_counter()
+            left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / self._speed()))
+            self.log(
+                f"davis: {self.title}, frame {self.done} of {self.total}, {self._speed():.2f} frames/s, {left} left"
+            )
+
+
+# --- the task, as selfpatch.eval.run finds it ----------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options: which sequences, and one for every parameter of the protocol."""
+    parser.add_argument("--sequences", metavar="A,B", help="only these of ImageSets/2017/val.txt")
+    parser.add_argument(
+        "--resolution", default="480p", help="folder under JPEGImages and Annotations, or Full-Resolution"
+    )
+    for f in dataclasses.fields(Settings):
+        kind = _numbers if isinstance(f.default, tuple) else type(f.default)
+        shown = f"{f.metadata['help']} [{_text(f.default)}]".replace("%", "%%")
+        parser.add_argument(_flag(f.name), type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
+
+
+def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) -> Settings:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Settings) if hasattr(args, f.name)}
+    settings = Settings(**given)
+    if backbone is None:
+        return settings
+    blocks = backbone.arch["depth"] if backbone.arch["family"] == "vit" else 1
+    if settings.block != -1 and not -blocks <= settings.block < blocks:
+        raise UserError(
+            f"--block {settings.block}: {backbone.arch['name']} has -1" + f" and 0 … {blocks - 1}" * (blocks > 1)
+        )
+    if "side_multiple" not in given:
+        side = stride(backbone.arch)
+        if settings.short_side % side or settings.long_multiple % side:
+            settings = dataclasses.replace(settings, side_multiple=side)
+    return settings
+
+
+def _videos(args: argparse.Namespace) -> list[Video]:
+    return read_tree(Path(args.data), args.resolution, [name for name in (args.sequences or "").split(",") if name])
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError on options out of range and on a DAVIS tree that is not whole."""
+    _settings(args)
+    _videos(args)
+
+
+def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
+    """The protocol's name and all parameters."""
+    return _settings(args, backbone).protocol()
+
+
+def fingerprint(args: argparse.Namespace) -> Dataset:
+    """The data set; ``davis2017-val`` if it is the official one, else the folder's name."""
+    videos = _videos(args)
+    official = is_official(videos)
+    split = "val" + (f"[{','.join(v.name for v in videos)}]" if args.sequences else "")
+    split += "" if args.resolution == "480p" else f" {args.resolution}"
+    name = "davis2017-val" if official else f"{Path(args.data).resolve().name}-val"
+    return Dataset(name, split, fingerprint_of(videos), miniature=not official)
+
+
+def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
+    """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame."""
+    videos, settings = _videos(args), _settings(args, backbone)
+    lost = propagate_all(backbone, videos, out, settings)
+    scores = score_folder(
+        Path(args.data) / "Annotations" / args.resolution,
+        out / "masks",
+        [video.name for video in videos],
+        workers=os.cpu_count() or 1,
+    )
+    write_text(out / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
+    write_text(out / "scores.csv", scores.to_csv())
+    notes = [lost_line(name, objects) for name, objects in lost.items() if objects]
+    return Evaluation(scores.metrics(), scores.units(), notes)
