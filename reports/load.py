@@ -146,49 +146,66 @@ def parameters_key(record: Record) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def name_variants(records: list[Record]) -> dict[str, str]:
-    """Record path → name of its variant among the checkpoints of the same method, architecture and epochs.
+def newest_records(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """Of evaluations that were repeated with nothing changed the newest alone, and a line for each one left out.
 
-    Checkpoints of equal settings and distinct seeds are repetitions: they share a variant, and so one row
-    with a spread. Whatever else differs is named by the settings that differ, or by the checkpoint where they
-    do not tell.
+    The network, task, data and protocol are equal: a repetition is no second seed, and must not be averaged as one.
     """
-    rows: dict[tuple, dict[str, Record]] = defaultdict(dict)  # row key → checkpoint → its first record
+    latest: dict[tuple, Record] = {}
+    for record in sorted(records, key=lambda record: str(record.get("started") or "")):
+        same = (record["task"], record["dataset_fingerprint"], record.get("split"), record["protocol"]["name"])
+        latest[(*same, parameters_key(record), *network_key(record))] = record
+    kept = {record["path"] for record in latest.values()}
+    older = [record["path"] for record in records if record["path"] not in kept]
+    notes = [f"left out {path}: a newer record of the same evaluation is here" for path in older]
+    return [record for record in records if record["path"] in kept], notes
+
+
+def network_key(record: Record) -> tuple[str, str]:
+    """What identifies a trained network: its file, and which of the file's networks (teacher or student)."""
+    return record["checkpoint_sha256"], record.get("weights_sha256") or ""
+
+
+def name_variants(records: list[Record]) -> dict[str, str]:
+    """Record path → name of its variant among the networks of the same method, architecture and epochs.
+
+    Networks of equal settings and distinct seeds are repetitions: they share a variant, and so one row with a spread.
+    Whatever else differs is named by the settings that differ, or by the checkpoint where they do not tell.
+    """
+    families: dict[tuple, dict[tuple[str, str], Record]] = defaultdict(dict)  # row → network → its first record
     for record in records:
-        key = (record["method"], arch_name(record), record.get("pretrain_epochs"))
-        rows[key].setdefault(record["checkpoint_sha256"], record)
-    name_of: dict[tuple[tuple, str], str] = {}
-    for key, checkpoints in rows.items():
-        settings = {sha: settings_of(record.get("config")) for sha, record in checkpoints.items()}
-        repeated = _repeated_seeds(checkpoints, settings)
+        families[_family(record)].setdefault(network_key(record), record)
+    names: dict[tuple, str] = {}
+    for family, networks in families.items():
+        settings = {network: settings_of(record.get("config")) for network, record in networks.items()}
+        repeated = _repeated_seeds(networks, settings)
         differing = sorted(
             name
             for name in {name for values in settings.values() for name in values}
             if len({repr(values.get(name)) for values in settings.values()}) > 1
         )
-        for sha in checkpoints:
-            named = [f"{name.rsplit('.', 1)[-1]}={settings[sha].get(name)}" for name in differing]
+        for network in networks:
+            named = [f"{name.rsplit('.', 1)[-1]}={settings[network].get(name)}" for name in differing]
             telling = 0 < len(named) <= SHOWN_SETTINGS and all(len(text) < 40 for text in named)
             parts = [", ".join(named)] if telling else []
-            if sha in repeated or (differing and not telling):
-                parts.append(f"checkpoint {sha[:8]}")
-            name_of[key, sha] = ", ".join(parts)
-    return {
-        record["path"]: name_of[
-            (record["method"], arch_name(record), record.get("pretrain_epochs")), record["checkpoint_sha256"]
-        ]
-        for record in records
-    }
+            if network in repeated or (differing and not telling):
+                checkpoint, weights = network
+                shared = sum(other[0] == checkpoint for other in networks) > 1
+                parts.append(f"weights {weights[:8]}" if shared else f"checkpoint {checkpoint[:8]}")
+            names[family, network] = ", ".join(parts)
+    return {record["path"]: names[_family(record), network_key(record)] for record in records}
 
 
-def _repeated_seeds(checkpoints: dict[str, Record], settings: dict[str, dict[str, Any]]) -> set[str]:
-    """Checkpoints that share settings *and* seed with another one: no repetitions of one experiment, whatever
-    they are.
-    """
-    same: dict[tuple[str, Any], list[str]] = defaultdict(list)
-    for sha, record in checkpoints.items():
-        same[repr(sorted(settings[sha].items())), record.get("seed")].append(sha)
-    return {sha for shas in same.values() if len(shas) > 1 for sha in shas}
+def _family(record: Record) -> tuple:
+    return record["method"], arch_name(record), record.get("pretrain_epochs")
+
+
+def _repeated_seeds(networks: dict[tuple, Record], settings: dict[tuple, dict[str, Any]]) -> set[tuple]:
+    """Networks that share settings *and* seed with another: not repetitions of one experiment, whatever they are."""
+    same: dict[tuple[str, Any], list[tuple]] = defaultdict(list)
+    for network, record in networks.items():
+        same[repr(sorted(settings[network].items())), record.get("seed")].append(network)
+    return {network for group in same.values() if len(group) > 1 for network in group}
 
 
 def settings_of(config: dict | str | None) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _title(figure: Figure, text: str) -> None:
 
 
 def _row_name(table: Table, row: Row) -> str:
-    epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs is not None else ""
+    epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs else ""
     return f"{row.label}\n{row.arch}{epochs}"
 
 

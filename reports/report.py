@@ -23,7 +23,7 @@ from selfpatch.reports import ablation, plots
 from selfpatch.reports.compare import Difference, add_arguments, compare, sequence_scores
 from selfpatch.reports.compare import Progress as Callback
 from selfpatch.reports.html import Section, render_page
-from selfpatch.reports.load import Record, load_published, load_records, load_sweep, records_frame
+from selfpatch.reports.load import Record, load_published, load_records, load_sweep, newest_records, records_frame
 from selfpatch.reports.tables import (
     HEADLINE,
     Table,
@@ -51,7 +51,9 @@ PUBLISHED_NOTE = "Quoted from the sources named, not measured here; never ranked
 def main(argv: Sequence[str]) -> None:
     """Print the tables and write report.md, report.csv, comparison.csv, bootstrap.csv, plots/ and report.html."""
     args = parse(argv)
-    records = load_records(args.records)
+    records, notes = newest_records(load_records(args.records))
+    for note in notes:
+        print(note, file=sys.stderr)
     sweeps = [load_sweep(path) for path in args.sweep]
     frame = records_frame(records)
     tables = comparison_tables(frame, args.baseline)
@@ -142,14 +144,14 @@ def headline(table: Table) -> list[str]:
 def sequence_plots(table: Table, by_path: dict[str, Record], colours: dict[str, str]) -> list[tuple[str, bytes]]:
     """One plot per architecture and pretraining length with two rows or more that scored the same sequences."""
     result = []
-    trained = sorted({(row.arch, row.epochs) for row in table.rows if row.epochs is not None}, key=str)
+    trained = sorted({(row.arch, row.epochs) for row in table.rows if row.epochs}, key=str)
     for arch, epochs in trained or sorted({(row.arch, None) for row in table.rows}):
-        rows = [row for row in table.rows if row.arch == arch and row.epochs in (epochs, None)]
+        rows = [row for row in table.rows if row.arch == arch and row.epochs in (epochs, 0, None)]
         records = [(row, by_path[row.records[0]]) for row in rows]  # of several seeds the first
         scores = {row.label: sequence_scores(record) for row, record in records if record.get("units")}
         if len(scores) > 1 and len({frozenset(values) for values in scores.values()}) == 1:
             reference = next((row.label for row in rows if row.is_baseline and row.label in scores), next(iter(scores)))
-            length = f", {epochs} epochs" if table.shows_epochs and epochs is not None else ""
+            length = f", {epochs} epochs" if table.shows_epochs and epochs else ""
             title = f"{arch}{length} on {table.group['dataset']}"
             shades = {row.label: colours[row.method] for row in rows}
             png = plots.png_bytes(plots.sequences(title, scores, reference, shades))

@@ -90,7 +90,7 @@ class Table:
     @property
     def short(self) -> str:
         """Dataset and protocol alone, as the overview's column groups show them."""
-        return f"{self.group['dataset']}, {self.group['protocol']}{self.suffix}"
+        return f"{dataset_name(self.group)}, {self.group['protocol']}{self.suffix}"
 
     @property
     def shows_seeds(self) -> bool:
@@ -100,7 +100,7 @@ class Table:
     @property
     def shows_epochs(self) -> bool:
         """Whether rows differ in how long they were pretrained."""
-        return len({row.epochs for row in self.rows if row.epochs is not None}) > 1
+        return len({row.epochs for row in self.rows if row.epochs}) > 1
 
 
 def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> list[Table]:
@@ -121,7 +121,8 @@ def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> lis
         group = dict(zip(GROUP, key, strict=True))
         part = shown[(shown[GROUP] == pd.Series(group)).all(axis=1)]
         columns = list(dict.fromkeys(part["metric"]))
-        title = f"{TASKS.get(group['task'], group['task'])}: {group['dataset']}, protocol {group['protocol']}"
+        data = dataset_name(group)
+        title = f"{TASKS.get(group['task'], group['task'])}: {data}, protocol {group['protocol']}"
         table = Table(title, group, columns, [("", name) for name in columns], [], bool(part["miniature"].any()))
         table.rows = sort_rows(_rows(part, "metric"), baseline)
         finish_table(table, baseline)
@@ -221,6 +222,11 @@ def baseline_row(rows: Sequence[Row], row: Row, baseline: str) -> Row | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
+def dataset_name(group: dict[str, str]) -> str:
+    """The data set with its split, where its name does not say it already ('davis2017-val')."""
+    return group["dataset"] if group["split"] in group["dataset"] else f"{group['dataset']} {group['split']}"
+
+
 def lower_is_better(metric: str) -> bool:
     """Decay is what is lost from the first to the last quarter of a video; every other metric is a gain."""
     return "decay" in metric.lower() or "error" in metric.lower()
@@ -251,7 +257,7 @@ def delta_sign(cell: Cell, metric: str) -> str:
 
 def row_head(table: Table, row: Row) -> list[str]:
     """The columns left of the metrics: method, architecture and, where rows differ in it, the epochs."""
-    epochs = ["–" if row.epochs is None else str(row.epochs)] if table.shows_epochs else []
+    epochs = [str(row.epochs or "–")] if table.shows_epochs else []
     return [row.label, row.arch, *epochs, *([str(row.seeds)] if table.shows_seeds else [])]
 
 

@@ -1,0 +1,99 @@
+"""A sweep becomes a table of settings beside scores; failures are reported and seeds averaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selfpatch.reports.ablation import ablation_tables, shown_table, to_markdown
+from selfpatch.reports.load import load_sweep
+
+
+@pytest.fixture
+def sweep(write_record, tmp_path):
+    """Writes a sweep over ``axes`` with a DAVIS record for each of ``cells``: (settings, score or status)."""
+
+    def make(axes, cells, **changes):
+        lines = []
+        for number, (settings, result) in enumerate(cells):
+            scored = isinstance(result, float)
+            records = []
+            if scored:
+                sha = f"{number:064x}"[::-1]
+                records = [str(write_record(metrics={"J&F": result, "J": 1.0}, checkpoint_sha256=sha, **changes))]
+            status, _, error = ("done", "", "") if scored else result.partition(":")
+            lines.append(
+                {"name": str(number), "settings": settings, "status": status, "error": error or None}
+                | {"records": records}
+            )
+        path = tmp_path / "sweep.json"
+        path.write_text(json.dumps({"name": "grid", "axes": axes, "cells": lines}))
+        return load_sweep(path)
+
+    return make
+
+
+def test_a_row_per_setting_in_the_order_of_the_grid(sweep):
+    (table,) = ablation_tables(sweep({"model.k": [4, 1]}, [({"model.k": 4}, 61.0), ({"model.k": 1}, 60.0)]))
+    assert shown_table(table)[:2] == (["k", "J&F"], [["4", "61.0"], ["1", "60.0"]])
+    assert "| **61.0** |" in to_markdown(table)
+
+
+def test_failed_and_pending_cells_say_so_and_the_others_stand(sweep):
+    cells = [
+        ({"k": 1}, 60.0),
+        ({"k": 4}, "failed:Traceback\n  ...\nValueError: loss is not finite"),
+        ({"k": 8}, "pending"),
+    ]
+    (table,) = ablation_tables(sweep({"k": [1, 4, 8]}, cells))
+    heads, texts, _ = shown_table(table)
+    assert heads == ["k", "J&F", "status"]
+    assert texts == [
+        ["1", "60.0", "done"],
+        ["4", "–", "failed: ValueError: loss is not finite"],
+        ["8", "–", "pending"],
+    ]
+
+
+def test_a_seed_axis_is_averaged(sweep):
+    cells = [({"k": k, "seed": seed}, 60.0 + k + seed) for k in (1, 4) for seed in (0, 2)]
+    (table,) = ablation_tables(sweep({"k": [1, 4], "seed": [0, 2]}, cells))
+    assert table.axes == ["k"]
+    assert shown_table(table)[1] == [["1", "62.0 ± 1.4 (n=2)"], ["4", "65.0 ± 1.4 (n=2)"]]
+
+
+def test_two_axes_with_one_last_name_keep_their_whole_names(sweep):
+    cells = [({"teacher.temp": a, "student.temp": b}, 60.0) for a in (0.1, 0.2) for b in (0.1, 0.2)]
+    (table,) = ablation_tables(sweep({"teacher.temp": [0.1, 0.2], "student.temp": [0.1, 0.2]}, cells))
+    assert shown_table(table)[0] == ["teacher.temp", "student.temp", "J&F"]
+    assert not any(map(any, shown_table(table)[2]))  # equal scores: none is best
+
+
+def test_configs_and_switches_are_shown_by_name(sweep):
+    axes = {"config": ["configs/pretrain/dino.py"], "aggregate": [True, False]}
+    cells = [({"config": "configs/pretrain/dino.py", "aggregate": value}, 60.0) for value in (True, False)]
+    (table,) = ablation_tables(sweep(axes, cells))
+    assert [line[:2] for line in shown_table(table)[1]] == [["dino", "on"], ["dino", "off"]]
+
+
+def test_a_sweep_without_a_record_shows_statuses(sweep):
+    (table,) = ablation_tables(sweep({"k": [1]}, [({"k": 1}, "pending")]))
+    assert shown_table(table)[:2] == (["k", "status"], [["1", "pending"]])
+
+
+@pytest.mark.parametrize("miniature", [True, False])
+def test_miniature_data_is_said(sweep, miniature):
+    (table,) = ablation_tables(sweep({"k": [1]}, [({"k": 1}, 60.0)], miniature=miniature))
+    assert ("no benchmark figures" in to_markdown(table)) == miniature
+
+
+def test_a_task_has_a_table_of_its_own(sweep, write_record):
+    grid = sweep({"k": [1]}, [({"k": 1}, 60.0)])
+    other = write_record(task="ade20k", metrics={"mIoU": 40.0, "IoU/wall": 70.0})
+    path = Path(grid["path"])
+    content = json.loads(path.read_text())
+    content["cells"][0]["records"].append(str(other))
+    path.write_text(json.dumps(content))
+    tables = ablation_tables(load_sweep(path))
+    assert [table.metrics for table in tables] == [["J&F"], ["mIoU"]]
+    assert [shown_table(table)[1][0][-1] for table in tables] == ["60.0", "40.0"]

@@ -1,0 +1,88 @@
+"""Plots hold what the tables say; nothing of them stays behind in matplotlib."""
+
+import matplotlib
+import pandas as pd
+import pytest
+
+from selfpatch.reports.ablation import Ablation
+from selfpatch.reports.compare import Difference
+from selfpatch.reports.plots import GREY, bars, curve, method_colours, png_bytes, sequences
+from selfpatch.reports.tables import Row, Table, finish_table
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.fixture
+def table():
+    from selfpatch.reports.tables import Cell
+
+    scores = {"Random": 20.0, "DINO": 60.0, "DINO+SelfPatch": 63.0}
+    rows = [Row(method, "vit-s16", 200, "", {"J&F": Cell(score)}) for method, score in scores.items()]
+    made = Table("DAVIS: a set, protocol p@1", {"task": "davis"}, ["J&F"], [("", "J&F")], rows, False)
+    finish_table(made, "DINO")
+    return made
+
+
+def test_bars_show_scores_differences_and_intervals(table):
+    interval = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
+    figure = bars(table, "J&F", "J&F", {2: interval}, method_colours(scores_of(table)))
+    assert len(figure.axes) == 2
+    assert {"20.0", "60.0", "63.0", "+3.0", "-40.0"} <= set(texts(figure))
+    assert any(list(line.get_xdata()) == [1.5, 4.5] for line in figure.axes[1].lines)
+    assert "30 sequences" in figure.axes[1].get_xlabel()
+
+
+def scores_of(table):
+    return [row.method for row in table.rows]
+
+
+def test_without_a_baseline_there_is_no_second_panel(table):
+    finish_table(table, None)
+    assert len(bars(table, "J&F", "J&F", {}, method_colours(scores_of(table))).axes) == 1
+
+
+@pytest.mark.parametrize(("values", "joined"), [(["1", "2", "8"], "-"), (["3x3", "5x5", "all"], "None")])
+def test_a_curve_joins_numbers_and_not_names(values, joined):
+    frame = pd.DataFrame({"k": values, "J&F": [1.0, 2.0, 3.0], "J&F std": [None] * 3, "J&F n": 1, "status": "done"})
+    figure = curve(Ablation("Sweep a: b", ["k"], {"k": values}, ["J&F"], frame, False), "J&F", "k")
+    (line,) = (line for line in figure.axes[0].lines if len(line.get_xdata()) == 3)
+    assert line.get_linestyle() == joined
+    assert list(line.get_ydata()) == [1.0, 2.0, 3.0]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == values
+
+
+def test_a_curve_has_a_line_for_each_setting_of_the_other_axes():
+    rows = [(k, w, float(k) + float(w)) for w in ("0.1", "0.5") for k in ("8", "1")]
+    frame = pd.DataFrame(rows, columns=["model.k", "weight", "J&F"]).assign(
+        **{"J&F std": 0.1, "J&F n": 2, "status": "done"}
+    )
+    values = {"model.k": ["1", "8"], "weight": ["0.1", "0.5"]}
+    figure = curve(Ablation("Sweep a: b", ["model.k", "weight"], values, ["J&F"], frame, False), "J&F", "model.k")
+    lines = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1] and line.get_linestyle() == "-"]
+    assert [list(line.get_ydata()) for line in lines] == [[1.1, 8.1], [1.5, 8.5]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["weight 0.1", "weight 0.5"]
+
+
+def test_sequences_are_ordered_by_the_best_rows_gain():
+    scores = {"DINO": {"a": 50.0, "b": 50.0, "c": 50.0}, "X": {"a": 51.0, "b": 60.0, "c": 40.0}}
+    figure = sequences("t", scores, "DINO", {"DINO": "black", "X": "blue"})
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["b", "a", "c"]
+
+
+def test_a_method_keeps_its_colour_and_random_is_grey():
+    colours = method_colours(["Random", "DINO", "MoBY", "DINO"])
+    assert colours["Random"] == GREY
+    assert len(set(colours.values())) == 3
+
+
+def test_drawing_leaves_no_global_state(table):
+    before = dict(matplotlib.rcParams)
+    png = png_bytes(bars(table, "J&F", "J&F", {}, method_colours(scores_of(table))))
+    assert png.startswith(b"\x89PNG")
+    assert dict(matplotlib.rcParams) == before
+    from matplotlib._pylab_helpers import Gcf
+
+    assert not Gcf.figs  # nothing that pyplot would keep alive
