@@ -13,6 +13,8 @@ coco     ``images`` (I,) every image that was scored, with or without objects;
          ``<kind>/ignored`` (D, 10) bool: matched to an ignored one, so neither right nor wrong.
          Images and categories are the ids of the annotation file; within an image equal scores stand in the
          order in which they were matched. See :mod:`selfpatch.reports.detections`.
+knn,     ``image`` (I,) str, and under each metric's own name ('top-1') (I,) bool: whether that image was right
+linear
 ======== ==================================================================================================
 
 Sequences (or images) are drawn with replacement, the same draw for both sides, and the whole metric is
@@ -33,11 +35,11 @@ import numpy as np
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.reports.detections import Detections, average_precision
 from selfpatch.reports.load import Record, arch_name, read_record, units_path
+from selfpatch.reports.tables import HEADLINE
 
 RESAMPLES = 10_000
 RESAMPLES_COCO = 1_000  # rebuilding AP on all of val2017 costs about 20 ms a draw: 10,000 would take minutes
 INTERVAL = (2.5, 97.5)  # percentiles of a 95 % interval
-MAIN_METRICS = {"coco": ["bbox AP", "mask AP"], "ade20k": ["mIoU"], "davis": ["J&F"]}
 AGREEMENT = 0.05  # points by which the metric rebuilt from the units may miss the recorded (rounded) one
 
 Progress = Callable[[int, int], None]
@@ -232,10 +234,18 @@ def _coco(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Stati
     return Statistic("image", len(arrays["images"]), layout, lambda w: 100 * average_precision(detections, w, chosen))
 
 
+def _classification(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Statistic:
+    order = np.argsort(arrays["image"])
+    right = 100 * arrays[metric][order].astype(float)
+    return Statistic("image", len(order), _digest(arrays["image"][order]), lambda w: (w @ right) / w.sum(axis=1))
+
+
 STATISTICS: dict[str, Callable[[dict[str, np.ndarray], str, bool], Statistic]] = {
     "davis": _davis,
     "ade20k": _ade20k,
     "coco": _coco,
+    "knn": _classification,
+    "linear": _classification,
 }
 
 
@@ -303,7 +313,7 @@ def main(argv: Sequence[str]) -> None:
     if args.resamples is not None and args.resamples < 1:
         raise UserError(f"--resamples must be at least 1, not {args.resamples}")
     a, b = read_record(args.a), read_record(args.b)
-    metric = args.metric or MAIN_METRICS.get(a["task"], ["?"])[-1]
+    metric = args.metric or HEADLINE.get(a["task"], list(a["metrics"]))[-1]
     result = compare([a], [b], metric, args.resamples, args.bootstrap_seed, args.per_object)
     print(f"{metric} on {a['dataset']}, protocol {a['protocol']['name']}")
     print(f"A  {describe(a)}: {result.a:.2f}")

@@ -27,7 +27,7 @@ TASKS = {
     "linear": "Linear classification",
 }
 # Columns of the overview: what a paper's main table shows of each task.
-HEADLINE = {"coco": ["bbox AP", "mask AP"], "ade20k": ["mIoU"], "davis": ["J&F"]}
+HEADLINE = {"coco": ["bbox AP", "mask AP"], "ade20k": ["mIoU"], "davis": ["J&F"], "knn": ["top-1"], "linear": ["top-1"]}
 MINIATURE = "Miniature data: these are no benchmark figures and compare with nothing outside this table."
 TERMINAL_COLOURS = {"gain": "not bold green", "loss": "not bold red", "even": "not bold"}
 NEWLINE = "\n"

@@ -135,6 +135,19 @@ def coco_units(found):
     }
 
 
+def test_classification_counts_the_images_drawn(write_record):
+    right = np.array([[True, True, False, True], [True, False, False, True]])
+    images = np.array(["a", "b", "c", "d"])
+    records = [
+        read_record(write_record(n, task="knn", metrics={"top-1": 100 * r.mean()}, units={"image": images, "top-1": r}))
+        for n, r in zip("AB", right, strict=True)
+    ]
+    deltas = plain_bootstrap(lambda side, chosen: 100 * right[side][chosen].mean(), 4, 50, seed=0)
+    result = compare(records[:1], records[1:], "top-1", resamples=50)
+    assert result.delta == 25.0
+    assert (result.low, result.high) == pytest.approx(tuple(np.percentile(deltas, [2.5, 97.5])))
+
+
 def test_equal_records_differ_by_nothing(davis_pair):
     _, records = davis_pair
     result = compare(records[:1], records[:1], "J&F", resamples=20)
@@ -214,8 +227,8 @@ def test_missing_and_broken_units_are_named(davis, write_record, davis_pair):
     _, (a, _) = davis_pair
     with pytest.raises(UserError, match="cannot give 'mIoU'"):
         statistic(a, "mIoU")
-    with pytest.raises(UserError, match="no paired bootstrap for the task knn"):
-        statistic(a | {"task": "knn"}, "top-1")
+    with pytest.raises(UserError, match="no paired bootstrap for the task depth"):
+        statistic(a | {"task": "depth"}, "rmse")
     with pytest.raises(UserError, match="no per-unit values"):
         statistic(read_record(write_record("Bare")), "J&F")
     (tmp := write_record("Text", units=davis.units())).with_suffix(".npz").write_text("no archive")
