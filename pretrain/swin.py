@@ -1,0 +1,328 @@
+"""The Swin transformer (arXiv 2103.14030) as a backbone, over mmdet's window attention.
+
+Parameter names are those of the published code, so that its checkpoints need no translation. mmdet's own Swin keeps the
+same weights under other names and merges patches in another order: :func:`to_mmdet` and :func:`from_mmdet` translate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.backbones.swin import WindowMSA
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from selfpatch.pretrain.vit import MLP, DropPath
+
+SIZES = {  # name: (width of the first stage, depths, heads), as in arXiv 2103.14030, section 3.3
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+PATCH = 4  # pixels; each further stage halves the grid
+STAGES = 4
+
+
+class WindowAttention(WindowMSA):
+    """Self-attention within windows of a grid, the windows shifted or not.
+
+    mmdet's module attends within one window and knows the relative positions. Unlike mmdet's shifting, this one leaves
+    the windows where they are on a grid that is no larger than one: there is nothing to shift (as published).
+    """
+
+    def __init__(self, dim: int, heads: int, window: int, shifted: bool) -> None:
+        super().__init__(dim, heads, (window, window))
+        # follows from the window, so that no checkpoint needs to hold it
+        self.register_buffer("relative_position_index", self.relative_position_index, persistent=False)
+        self.window, self.shifted = window, shifted
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend on a grid (B, h, w, C) of any size; its last windows are filled up with zeros."""
+        B, h, w, C = x.shape
+        window = self.window
+        shift = window // 2 if self.shifted and min(h, w) > window else 0
+        x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
+        H, W = x.shape[1:3]
+        mask = None
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+            mask = shift_mask(H, W, window, shift).to(x.device, x.dtype)
+        x = x.view(B, H // window, window, W // window, window, C).transpose(2, 3)
+        x = super().forward(x.reshape(-1, window * window, C), mask)  # (B·windows, window², C)
+        x = x.view(B, H // window, W // window, window, window, C).transpose(2, 3).reshape(B, H, W, C)
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return x[:, :h, :w]
+
+
+@lru_cache(maxsize=32)
+def shift_mask(H: int, W: int, window: int, shift: int) -> Tensor:
+    """What is added to the attention (windows, window², window²): -100 between tokens that only the roll made near."""
+    parts = []
+    for side in (H, W):
+        place = torch.arange(side)
+        parts.append((place >= side - window).long() + (place >= side - shift))  # 0, 1 or 2
+    region = 3 * parts[0].view(H, 1) + parts[1]  # (H, W)
+    region = region.view(H // window, window, W // window, window).transpose(1, 2).reshape(-1, window * window)
+    return (region.unsqueeze(1) != region.unsqueeze(2)) * -100.0
+
+
+class Block(nn.Module):
+    """A pre-norm block on a grid: attention within windows, then an MLP, each a residual branch."""
+
+    def __init__(self, dim: int, heads: int, window: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)  # eps 1e-5, unlike the ViT's
+        self.attn = WindowAttention(dim, heads, window, shifted)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        first, second = (None, None) if noise is None else noise
+        x = x + self.drop_path(self.attn(self.norm1(x)), first)
+        return x + self.drop_path(self.mlp(self.norm2(x)), second)
+
+
+class PatchMerging(nn.Module):
+    """Every 2x2 tokens become one of twice the width: (B, h, w, C) -> (B, h/2, w/2, 2C); odd sides get zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        B, h, w, C = x.shape
+        x = x.view(B, h // 2, 2, w // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # down first, then right, as published
+        return self.reduction(self.norm(x.reshape(B, h // 2, w // 2, 4 * C)))
+
+
+class Stage(nn.Module):
+    """Blocks on one grid, and the merging that leads to the next stage's."""
+
+    def __init__(self, dim: int, heads: int, window: int, rates: list[float], last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, heads, window, i % 2 == 1, rate) for i, rate in enumerate(rates))
+        self.downsample = None if last else PatchMerging(dim)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches, projects and normalises each: (B, 3, H, W) -> (B, h, w, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=PATCH)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = F.pad(images, (0, -images.shape[3] % PATCH, 0, -images.shape[2] % PATCH))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+@MODELS.register_module()
+class Swin(nn.Module):
+    """A Swin transformer that gives a global feature and the patch tokens of its last grid, for any image size.
+
+    Args:
+        size: a row of :data:`SIZES`; ``embed_dim``, ``depths`` and ``heads`` override its parts.
+        window: side of a window in tokens.
+        final_norm: whether a LayerNorm follows the last stage (MoBY, DINO: yes; SelfPatch on DINO: no).
+        drop_path_rate: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+        embed_dim: width of the first stage; every further stage is twice as wide.
+        checkpointing: recompute each block's activations in the backward pass, to save memory.
+
+    Attributes:
+        embed_dim: width of the patch tokens that :meth:`forward` gives: the last stage's.
+        widths: of the stages.
+
+    Raises:
+        ValueError: unknown size, other than four stages, or the heads do not divide a stage's width.
+    """
+
+    def __init__(
+        self,
+        size: str = "tiny",
+        window: int = 7,
+        final_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        embed_dim: int | None = None,
+        depths: tuple[int, ...] | None = None,
+        heads: tuple[int, ...] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"unknown Swin size {size!r}: choose one of {', '.join(SIZES)}")
+        dim, depths, stage_heads = (given or own for given, own in zip((embed_dim, depths, heads), SIZES[size]))
+        self.depths, self.stage_heads, self.window = tuple(depths), tuple(stage_heads), window
+        self.widths = [dim * 2**i for i in range(STAGES)]
+        if not len(self.depths) == len(self.stage_heads) == STAGES:
+            raise ValueError(f"a Swin has {STAGES} stages: depths={self.depths}, heads={self.stage_heads}")
+        if any(width % count for width, count in zip(self.widths, self.stage_heads)):
+            raise ValueError(f"heads={self.stage_heads} do not divide the stages' widths {self.widths}")
+        self.embed_dim, self.heads, self.checkpointing = self.widths[-1], self.stage_heads[-1], checkpointing
+
+        self.patch_embed = PatchEmbed(dim)
+        rates = torch.linspace(0, drop_path_rate, sum(self.depths)).split(self.depths)
+        self.layers = nn.ModuleList(
+            Stage(self.widths[i], self.stage_heads[i], window, rates[i].tolist(), last=i == STAGES - 1)
+            for i in range(STAGES)
+        )
+        self.norm = nn.LayerNorm(self.embed_dim) if final_norm else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw fresh weights: truncated normal 0.02 for Linears and relative positions, zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttention):
+                nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks of all stages, in order."""
+        return [block for stage in self.layers for block in stage.blocks]
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of a patch of the first grid."""
+        return PATCH
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch token of the last grid to the next."""
+        return self.stage_stride(STAGES - 1)
+
+    @property
+    def num_branches(self) -> int:
+        """How many residual branches ``noise`` of :meth:`forward` decides about: two a block."""
+        return 2 * sum(self.depths)
+
+    @property
+    def arch(self) -> dict:
+        """What a checkpoint's metadata and a record say of this network."""
+        return {
+            "family": "swin",
+            "dim": self.widths[0],
+            "depths": list(self.depths),
+            "heads": list(self.stage_heads),
+            "window": self.window,
+            "patch": PATCH,
+            "final_norm": isinstance(self.norm, nn.LayerNorm),
+        }
+
+    @staticmethod
+    def stage_stride(stage: int) -> int:
+        """Pixels from one token to the next on the grid of a stage, counted from 0."""
+        return PATCH * 2**stage
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Encode images (B, 3, H, W), normalised, of any size.
+
+        Args:
+            images: the batch; sides that the stages do not divide are filled up with zeros.
+            noise: (2·blocks, B) uniform numbers that decide which residual branches are dropped; None: torch's own.
+
+        Returns:
+            the global feature (B, C): the mean of the patch tokens; the patch tokens (B, h*w, C) of the last grid,
+            after the final norm; the grid (h, w).
+        """
+        x = self.norm(self.stages(images, STAGES - 1, noise)[-1])  # (B, h, w, C)
+        tokens = x.flatten(1, 2)
+        return tokens.mean(1), tokens, (x.shape[1], x.shape[2])
+
+    def stages(self, images: Tensor, last: int = STAGES - 1, noise: Tensor | None = None) -> list[Tensor]:
+        """The grids (B, h, w, C) after the blocks of stages 0 … ``last``, without any norm, at strides 4, 8, 16, 32."""
+        x, taken, branch = self.patch_embed(images), [], 0
+        for i, stage in enumerate(self.layers[: last + 1]):
+            for block in stage.blocks:
+                x = self._run(block, x, None if noise is None else noise[branch : branch + 2])
+                branch += 2
+            taken.append(x)
+            if i < last:
+                x = stage.downsample(x)
+        return taken
+
+    def stage_tokens(self, images: Tensor, stage: int, norm: bool = True) -> tuple[Tensor, tuple[int, int]]:
+        """The patch tokens (B, h*w, C) of one stage's grid, and the grid (h, w).
+
+        Args:
+            images: (B, 3, H, W).
+            stage: from 0; negative ones count from the end.
+            norm: whether the last stage's tokens go through the final norm; the others have none.
+        """
+        stage %= STAGES
+        x = self.stages(images, stage)[stage]
+        if norm and stage == STAGES - 1:
+            x = self.norm(x)
+        return x.flatten(1, 2), (x.shape[1], x.shape[2])
+
+    def _run(self, block: Block, x: Tensor, noise: Tensor | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, noise, use_reentrant=False)
+        return block(x, noise)
+
+
+# --- mmdet's names ---------------------------------------------------------------------------------------------------
+
+# mmdet takes the four tokens of a merge row by row and puts their channels side by side: channel c of token t lies at
+# 4·c + t there, and at C·t' + c here, with t' counting down first
+ROW_FIRST = (0, 2, 1, 3)
+MMDET_NAMES = (
+    (r"^layers\.", "stages."),
+    (r"^patch_embed\.proj\.", "patch_embed.projection."),
+    (r"\.attn\.", ".attn.w_msa."),
+    (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+    (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+    (r"^norm\.", f"norm{STAGES - 1}."),
+)
+OUR_NAMES = (
+    (r"^stages\.", "layers."),
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    (rf"^norm{STAGES - 1}\.", "norm."),
+)
+
+
+def to_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A Swin's weights under the names, and in the order of merged channels, of mmdet's ``SwinTransformer``.
+
+    mmdet has a norm for every stage; no classification checkpoint does, so its ``norm0`` to ``norm2`` are not among
+    them. mmdet's shifts windows even where a grid is no larger than one: there its features are others.
+    """
+    return {_renamed(name, MMDET_NAMES): _merge_order(name, tensor, False) for name, tensor in state.items()}
+
+
+def from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`to_mmdet`."""
+    return {_renamed(name, OUR_NAMES): _merge_order(name, tensor, True) for name, tensor in state.items()}
+
+
+def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in names:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _merge_order(name: str, tensor: Tensor, back: bool) -> Tensor:
+    """The last dimension of a merge's reduction or norm in the other order."""
+    if ".downsample." not in name:
+        return tensor
+    if back:
+        parts = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)  # (…, token, C)
+    else:
+        parts = tensor.unflatten(-1, (4, -1))
+    parts = parts[..., ROW_FIRST, :]  # swapping the two in the middle is its own inverse
+    return (parts if back else parts.transpose(-1, -2)).flatten(-2).contiguous()
