@@ -20,6 +20,7 @@ from typing import Any
 from mmengine.config import Config
 
 from selfpatch.eval.backbone import scaled_taps
+from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.record import Protocol
 from selfpatch.pretrain.cli import UserError
 
@@ -123,7 +124,11 @@ OPTIONS = [f for f in dataclasses.fields(Recipe) if "help" in f.metadata]
 
 def add_arguments(parser: argparse.ArgumentParser, task: str, default: str) -> None:
     """``--protocol``, of those in ``configs/<task>``, and an option for every parameter of a recipe."""
-    parser.add_argument("--protocol", choices=protocols(task), default=default, help=f"one of configs/{task}")
+    known = ", ".join(protocols(task))
+    default_name = default or "by the backbone's family"
+    parser.add_argument(
+        "--protocol", default=default, metavar="NAME", help=f"{known}, or a config file of yours [{default_name}]"
+    )
     for f in OPTIONS:
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f.metadata["help"]}
         if isinstance(f.default, bool):
@@ -142,18 +147,28 @@ def protocols(task: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
 
 
-def read(task: str, args: argparse.Namespace) -> tuple[Config, Recipe, str]:
-    """The chosen config, its recipe with the command line's changes, and the protocol's name with them.
+def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = None) -> tuple[str, Recipe, Config]:
+    """The chosen protocol's name with what the command line changes of it, its recipe, and its config.
+
+    Args:
+        task: the folder of configs.
+        args: the command line.
+        backbone: what it is for: its depth scales the taps, and it must be what the config insists on.
 
     Raises:
-        UserError: an unknown parameter in the config, or one out of range.
+        UserError: there is no such config, it has an unknown parameter or one out of range, or it is for another
+            architecture.
     """
     path = CONFIGS / task / f"{args.protocol}.py"
+    if args.protocol.endswith(".py"):
+        path = Path(args.protocol)
+    if not path.is_file():
+        raise UserError(f"--protocol {args.protocol}: choose one of {', '.join(protocols(task))}, or a config file")
     config = Config.fromfile(path)
     stated = {key: tuple(v) if isinstance(v, list) else v for key, v in config.recipe.to_dict().items()}
     if unknown := sorted(stated.keys() - {f.name for f in dataclasses.fields(Recipe)}):
         raise UserError(f"{path}: unknown in its recipe: {', '.join(unknown)}")
-    published = Recipe(name=args.protocol, **{"base_batch": stated.get("batch_size", 16), **stated})
+    published = Recipe(name=path.stem, **{"base_batch": stated.get("batch_size", 16), **stated})
     given = {f.name: getattr(args, f.name) for f in OPTIONS if hasattr(args, f.name)}
     if "iters" in given:
         given.setdefault("epochs", 0.0)
@@ -163,13 +178,22 @@ def read(task: str, args: argparse.Namespace) -> tuple[Config, Recipe, str]:
     changed = [f.name for f in OPTIONS if getattr(recipe, f.name) != getattr(published, f.name)]
     if "iters" in changed and "epochs" in changed:  # one replaced the other
         changed.remove("epochs" if recipe.iters else "iters")
-    name = f"{args.protocol}@{recipe.version}" + "".join(f"+{key}={_text(getattr(recipe, key))}" for key in changed)
-    return config, recipe, name
+    name = f"{path.stem}@{recipe.version}" + "".join(f"+{key}={_text(getattr(recipe, key))}" for key in changed)
+    if backbone is not None:
+        for key, value in config.get("insists", {}).items():
+            if backbone.arch.get(key) != value:
+                raise UserError(
+                    f"{backbone.checkpoint} is a {backbone.arch['name']} with {key} {backbone.arch.get(key)}, but "
+                    f"{path} insists on {key} {value}: choose another --protocol"
+                )
+        if backbone.arch["family"] == "vit":  # the taps of a Swin are its stages
+            recipe = recipe.for_depth(backbone.arch["depth"])
+    return name, recipe, config
 
 
 def protocol(name: str, recipe: Recipe, config: Config, more: Mapping[str, Any] = {}) -> Protocol:
     """The protocol as a record holds it: every parameter, and a fingerprint of the rest of the config."""
-    parts = {key: value for key, value in config.to_dict().items() if key != "recipe"}
+    parts = {key: value for key, value in config.to_dict().items() if key not in ("recipe", "insists")}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     return Protocol(name, {**recipe.as_json(), **more, "config_sha256": digest})
 

@@ -8,7 +8,9 @@ iteration is one step of the optimiser on the whole batch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
+import io
 import json
 import math
 import os
@@ -19,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -120,7 +122,7 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
     if args.gpus > 1 and args.launcher == "none" and not args.dry_run:
         running.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])  # does not return
     init_default_scope(plan.scope)
-    stream = ImageStream(DATASETS.build(plan.train_data), plan.recipe.seed, plan.grouped)
+    stream = ImageStream(_data_set(plan.train_data), plan.recipe.seed, plan.grouped)
     iterations = plan.recipe.iterations(len(stream))
     if args.dry_run:
         _dry_run(plan, out, args, stream, iterations, processes)
@@ -207,12 +209,13 @@ def _runner(
     batches = Batches(stream, recipe.batch_size, args.accumulate, iterations)
     options = running.distributed_options(args.launcher)
     newest = folder / "checkpoint.pth"
+    tests = _data_set(plan.test_data)
     extra = {"model_wrapper_cfg": options.pop("model_wrapper_cfg")} if "model_wrapper_cfg" in options else {}
     if torch.cuda.is_available() and args.launcher != "none":
         extra["sync_bn"] = "torch"
     saving = {"type": "KeepCheckpoints", "interval": args.save_every, "by_epoch": False}
     runner = running.SafeRunner(
-        model=plan.model,
+        model=ConfigDict(plan.model),
         work_dir=str(folder),
         train_dataloader=DataLoader(stream, batch_sampler=batches, collate_fn=pseudo_collate, **loading),
         train_cfg={
@@ -229,12 +232,9 @@ def _runner(
             "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
         },
         param_scheduler=recipe.schedulers(iterations),
-        test_dataloader={
-            "dataset": plan.test_data,
-            "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "batch_size": 1,
-            **loading,
-        },
+        test_dataloader=DataLoader(
+            tests, batch_size=1, sampler=DefaultSampler(tests, shuffle=False), collate_fn=pseudo_collate, **loading
+        ),
         test_cfg={},
         test_evaluator=Evaluator([plan.metric]),
         default_hooks={
@@ -254,6 +254,11 @@ def _runner(
     )
     runner.unsafe_load = False  # what is read from here on is our own
     return runner
+
+
+def _data_set(config: dict[str, Any]) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it is doing
+        return DATASETS.build(config)
 
 
 def _launched_processes(launcher: str) -> int:
@@ -312,7 +317,7 @@ def _dry_run(
         runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
         runner.train()
         step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS
-        tests = runner.build_dataloader(runner._test_dataloader)
+        tests = runner._test_dataloader
         runner.model.eval()
         started = time.perf_counter()
         with torch.no_grad():

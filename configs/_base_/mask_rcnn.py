@@ -1,0 +1,14 @@
+"""Mask R-CNN with an FPN (arXiv 1703.06870) as mmdet builds it, over the pyramid of whatever checkpoint is evaluated.
+
+The backbone's options, the FPN's input widths and the numbers of classes are filled in from checkpoint and data.
+"""
+
+_base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
+
+model = dict(
+    backbone=dict(_delete_=True, type="SelfPatchPyramid"),
+    roi_head=dict(
+        bbox_roi_extractor=dict(type="FloatRoIExtractor"),  # mmcv's RoIAlign has no bf16
+        mask_roi_extractor=dict(type="FloatRoIExtractor"),
+    ),
+)

@@ -1,0 +1,120 @@
+"""COCO instance segmentation: a checkpoint's pyramid in Mask R-CNN (arXiv 1703.06870), fine-tuned and tested.
+
+Protocols are the configs in ``configs/coco``. Any set in COCO's format can be evaluated: the class names come from its
+annotation files. mmdet's registries own this process, so that nothing of mmseg may run in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from selfpatch.eval import recipe as recipes
+from selfpatch.eval import training
+from selfpatch.eval.backbone import out_channels
+from selfpatch.eval.coco_metric import InstanceMetric
+from selfpatch.eval.convert import LoadedBackbone
+from selfpatch.eval.doctor import check_coco, coco_paths
+from selfpatch.eval.findings import COUNTS, require
+from selfpatch.eval.record import Dataset, Evaluation, Protocol
+
+DATA = Path("data/coco")
+DEFAULTS = {"vit": "mask-rcnn-1x", "swin": "mask-rcnn-swin-1x"}
+
+
+@MODELS.register_module()
+class FloatRoIExtractor(SingleRoIExtractor):
+    """mmdet's extractor of regions in fp32, whatever the features' precision."""
+
+    def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+        """Regions (R, C, side, side) of ``rois`` (R, 5)."""
+        return super().forward(tuple(level.float() for level in feats), rois.float(), roi_scale_factor)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options: where the photographs are, the protocol with its parameters, and how to run."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photographs, if not below --data")
+    parser.add_argument("--check-scorer", action="store_true", help="check APs, APm, APl with pycocotools too")
+    recipes.add_arguments(parser, "coco", None)
+    training.add_arguments(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError on options out of range and on data that is not whole."""
+    training.check(args)
+    if args.protocol is not None:
+        recipes.read("coco", args)
+    require(check_coco(args.data, args.images))
+
+
+def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
+    """The protocol's name and all parameters."""
+    return recipes.protocol(*_read(args, backbone))
+
+
+def fingerprint(args: argparse.Namespace) -> Dataset:
+    """The data set: both annotation files, and name and size of every photograph that is scored."""
+    digest, names = hashlib.sha256(), []
+    for split, (listing, folder) in coco_paths(args.data, args.images).items():
+        content = listing.read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+        if split == "val":
+            names = [image["file_name"] for image in json.loads(content)["images"]]
+            for name in names:
+                digest.update(f"{name} {(folder / name).stat().st_size}\n".encode())
+    official = listing.name == "instances_val2017.json" and len(names) == COUNTS["coco"]["val"]
+    name = "coco-val2017" if official else f"{Path(args.data).resolve().name}-val"
+    return Dataset(name, "val", digest.hexdigest(), miniature=not official)
+
+
+def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
+    """Train and test: box and mask AP with their parts and per class, in per cent; units an image."""
+    listing, _ = coco_paths(args.data, args.images)["val"]
+    metric = InstanceMetric(json.loads(listing.read_text(encoding="utf-8")), args.check_scorer)
+    training.train_and_test(_plan(backbone, args, metric), out, args)
+    return Evaluation(metric.scores.metrics, metric.scores.units, metric.scores.notes)
+
+
+def _read(args: argparse.Namespace, backbone: LoadedBackbone) -> tuple[str, recipes.Recipe, Config]:
+    """The protocol's name, recipe and config for this backbone; the default one is its family's."""
+    args.protocol = args.protocol or DEFAULTS[backbone.arch["family"]]
+    return recipes.read("coco", args, backbone)
+
+
+def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMetric) -> training.Plan:
+    name, recipe, config = _read(args, backbone)
+    classes = tuple(category["name"] for category in metric.truth["categories"])
+    model = config.model.to_dict()
+    model["backbone"] = training.backbone_config(backbone, args, recipe)
+    model["neck"]["in_channels"] = out_channels(backbone.arch)
+    for head in ("bbox_head", "mask_head"):
+        model["roi_head"][head]["num_classes"] = len(classes)
+
+    register_all_modules(init_default_scope=False)
+    data = {}
+    for split, (listing, folder) in coco_paths(args.data, args.images).items():
+        data[split] = {
+            "type": "CocoDataset",
+            "ann_file": str(listing.resolve()),
+            "data_prefix": {"img": str(folder.resolve())},
+            "metainfo": {"classes": classes},
+            "pipeline": config[f"{'train' if split == 'train' else 'test'}_pipeline"],
+            "test_mode": split == "val",
+            "filter_cfg": {"filter_empty_gt": True, "min_size": 32},
+        }
+    identity = {
+        "task": "coco",
+        "protocol": recipes.protocol(name, recipe, config).as_json(),
+        "data": fingerprint(args).sha256,
+        "checkpoint": backbone.checkpoint_sha256,
+        "weights": backbone.weights_sha256,
+    }
+    return training.Plan("mmdet", model, data["train"], data["val"], metric, recipe, identity, grouped=True)

@@ -1,0 +1,189 @@
+"""Average precision of boxes and masks as COCO defines it: faster-coco-eval scores, pycocotools checks.
+
+The check is always made where it costs little (all areas together) and yields what a record keeps: which detection
+matched at which threshold. ``exhaustive`` adds small, medium and large objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import faster_coco_eval as faster
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from selfpatch.pretrain.cli import UserError
+
+KINDS = {"bbox": "bbox", "mask": "segm"}  # our name: the scorers'
+AREAS = ("", "s", "m", "l")  # all, small, medium, large
+TOLERANCE = 1e-6  # in per cent: what the two scorers may differ by
+
+
+@dataclass
+class Scores:
+    """Figures in per cent, the arrays from which AP can be built again, and remarks."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    units: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class InstanceMetric(BaseMetric):
+    """Collects the detections of every image from all processes; :attr:`scores` holds the result on the first.
+
+    Args:
+        truth: a COCO annotation file's content.
+        exhaustive: check every figure with pycocotools.
+    """
+
+    def __init__(self, truth: dict[str, Any], exhaustive: bool = False) -> None:
+        super().__init__(collect_device="cpu", prefix="test")
+        self.truth, self.exhaustive = truth, exhaustive
+        self.scores = Scores()
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep one batch's detections in a form that travels between processes."""
+        categories = [category["id"] for category in self.truth["categories"]]
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            masks = found["masks"].cpu().numpy() if hasattr(found["masks"], "cpu") else np.asarray(found["masks"])
+            boxes = found["bboxes"].cpu().double().numpy()
+            boxes[:, 2:] -= boxes[:, :2]  # x, y, width, height
+            self.results.append(
+                [
+                    {
+                        "image_id": sample["img_id"],
+                        "category_id": categories[label],
+                        "score": float(score),
+                        "bbox": box.tolist(),
+                        "segmentation": rle.encode(np.asfortranarray(mask, dtype=np.uint8)),
+                    }
+                    for label, score, box, mask in zip(found["labels"].tolist(), found["scores"].tolist(), boxes, masks)
+                ]
+            )
+
+    def compute_metrics(self, results: list[list[dict]]) -> dict[str, float]:
+        """Score everything; only box AP and mask AP go into the log."""
+        self.scores = score(self.truth, [found for image in results for found in image], self.exhaustive)
+        return {f"{kind} AP": self.scores.metrics[f"{kind} AP"] for kind in KINDS}
+
+
+def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustive: bool = False) -> Scores:
+    """AP, AP50, AP75, APs, APm, APl and AP per class of boxes and masks.
+
+    Figures without anything to find (no small object, a class without an instance) are left out. No detection at all is
+    AP 0.
+
+    Args:
+        truth: a COCO annotation file's content.
+        detections: ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, width, height), ``segmentation`` (RLE).
+        exhaustive: check every figure with pycocotools, small, medium and large objects too.
+
+    Raises:
+        UserError: the two scorers disagree.
+    """
+    # 0 means "unmatched" to the scorers, and files exist that count annotations from 0
+    annotations = [{**annotation, "id": i} for i, annotation in enumerate(truth["annotations"], 1)]
+    truth = {**truth, "annotations": annotations}
+    scores = Scores()
+    scores.units = {
+        "images": np.array(sorted(image["id"] for image in truth["images"])),
+        "gt_image": np.array([a["image_id"] for a in annotations], dtype=np.int64),
+        "gt_category": np.array([a["category_id"] for a in annotations], dtype=np.int64),
+        "gt_ignored": np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
+    }
+    if not detections:
+        scores.notes.append("no detection at all: every AP is 0; the training has not come to anything")
+    for kind in KINDS:
+        found = _as_results(detections, kind)
+        metrics = _summary(_run(faster.COCO, faster.COCOeval_faster, truth, found, kind, exhaustive=True), truth, kind)
+        checker = _run(COCO, COCOeval, truth, found, kind, exhaustive)
+        _raise_unless_equal(metrics, _summary(checker, truth, kind))
+        scores.metrics |= metrics
+        scores.units |= _matches(checker, kind)
+    return scores
+
+
+def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Annotations of a result file for one kind; a mask's size is that of the mask, not of its box."""
+    found = []
+    for i, detection in enumerate(detections, 1):
+        result = {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "iscrowd": 0}
+        if kind == "bbox":
+            x, y, w, h = detection["bbox"]
+            result |= {"bbox": [x, y, w, h], "area": w * h, "segmentation": [[x, y, x, y + h, x + w, y + h, x + w, y]]}
+        else:
+            mask = detection["segmentation"]
+            result |= {"segmentation": mask, "area": float(rle.area(mask)), "bbox": rle.toBbox(mask).tolist()}
+        found.append(result)
+    return found
+
+
+def _run(index: type, scorer: type, truth: dict[str, Any], found: list[dict], kind: str, exhaustive: bool) -> Any:
+    """A scorer after ``evaluate`` and ``accumulate``; quiet."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        sides = []
+        for annotations in (truth["annotations"], found):
+            side = index()  # `loadRes` fails on an empty list
+            side.dataset = {**truth, "annotations": [dict(a) for a in annotations]}
+            side.createIndex()
+            sides.append(side)
+        run = scorer(*sides, KINDS[kind])
+        run.params.imgIds = sorted(image["id"] for image in truth["images"])
+        run.params.catIds = [category["id"] for category in truth["categories"]]
+        if not exhaustive:
+            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
+        run.evaluate()
+        run.accumulate()
+    return run
+
+
+def _summary(run: Any, truth: dict[str, Any], kind: str) -> dict[str, float]:
+    """The figures of a scorer in per cent; -1 in its tables stands for "nothing to find"."""
+    precision = run.eval["precision"][..., -1]  # (thresholds, recalls, classes, areas), at 100 detections an image
+    parts = {
+        f"{kind} AP": precision[..., 0],
+        f"{kind} AP50": precision[0, ..., 0],
+        f"{kind} AP75": precision[5, ..., 0],
+    }
+    parts |= {f"{kind} AP{area}": precision[..., i] for i, area in enumerate(AREAS) if area and i < precision.shape[-1]}
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    parts |= {f"{kind} AP/{names[cat]}": precision[:, :, k, 0] for k, cat in enumerate(run.params.catIds)}
+    return {name: 100 * float(part[part > -1].mean()) for name, part in parts.items() if (part > -1).any()}
+
+
+def _raise_unless_equal(metrics: dict[str, float], checked: dict[str, float]) -> None:
+    for name, value in checked.items():
+        if name not in metrics or not abs(metrics[name] - value) <= TOLERANCE:
+            raise UserError(
+                f"the two scorers disagree: {name} is {metrics.get(name)} by faster-coco-eval and {value} by "
+                "pycocotools; reinstall both, and report it if it stays so"
+            )
+
+
+def _matches(run: COCOeval, kind: str) -> dict[str, np.ndarray]:
+    """What pycocotools matched, over all areas: one row a detection (layout: ``selfpatch.reports.compare``)."""
+    images = len(run.params.imgIds)
+    areas = len(run.params.areaRng)
+    kept = [run.evalImgs[k * areas * images + i] for k in range(len(run.params.catIds)) for i in range(images)]
+    kept = [e for e in kept if e is not None and len(e["dtIds"])]
+    counts = [len(e["dtIds"]) for e in kept]
+
+    def stacked(values: list, empty: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.concatenate(values).astype(dtype) if values else np.empty(empty, dtype=dtype)
+
+    thresholds = len(run.params.iouThrs)
+    return {
+        f"{kind}/image": np.repeat(np.array([e["image_id"] for e in kept], dtype=np.int64), counts),
+        f"{kind}/category": np.repeat(np.array([e["category_id"] for e in kept], dtype=np.int64), counts),
+        f"{kind}/score": stacked([np.asarray(e["dtScores"]) for e in kept], (0,), np.float64),
+        f"{kind}/matched": stacked([e["dtMatches"].T > 0 for e in kept], (0, thresholds), bool),
+        f"{kind}/ignored": stacked([e["dtIgnore"].T > 0 for e in kept], (0, thresholds), bool),
+    }
