@@ -110,4 +110,7 @@ def plain(value: Any) -> Any:
         return {key if isinstance(key, (str, int)) else str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value if isinstance(value, (torch.Tensor, str, int, float, bool, type(None))) else str(value)
+    for kind in (bool, int, float, str):  # subclasses (torch's version, numpy's float64) pickle as a class of their own
+        if isinstance(value, kind):
+            return kind(value)
+    return value if value is None or isinstance(value, torch.Tensor) else str(value)
