@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -19,9 +20,10 @@ from PIL import Image
 from pycocotools import mask as rle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from toy_scene import GROUND_TEXTURES, THING_CLASSES, Frame, Scene, World
+
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import write_text
-from toy_scene import GROUND_TEXTURES, THING_CLASSES, Frame, Scene, World
 
 GENERATOR = 1  # raise it whenever the same parameters would give other bytes
 PARTS = ("images", "DAVIS", "coco", "ade20k")
@@ -276,13 +278,8 @@ def _progress(total: int) -> Iterator:
             task = bar.add_task("", total=total)
             yield lambda done: bar.update(task, completed=done)
         return
-    step = max(1, total // 5)
-
-    def say(done: int) -> None:
-        if done % step == 0 or done == total:
-            print(f"toy world: {done}/{total}", flush=True)
-
-    yield say
+    milestones = {total * fifth // 5 for fifth in range(1, 6)}
+    yield lambda done: print(f"toy world: {done}/{total}", flush=True) if done in milestones else None
 
 
 @contextmanager
@@ -354,6 +351,9 @@ def check(plan: Plan) -> None:
     if plan.frames < 3:
         raise UserError(f"--frames {plan.frames}: give at least 3, since a sequence's ends are not scored")
     world = plan.world
+    for name, value in asdict(world).items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"--set {name}={value}: give a finite number, 0 or more")
     for name, least, most in (("things", 1, 100), ("size", 0.05, 1.0), ("wavelength", 2.0, 1000.0)):
         low, high = getattr(world, f"{name}_min"), getattr(world, f"{name}_max")
         if not least <= low <= high <= most:
@@ -385,6 +385,8 @@ def main(argv: Sequence[str]) -> None:
     values = {name: _size(value) if isinstance(value, str) else value for name, value in values.items()}
     plan = Plan(**values, world=world_of(given.set))
     check(plan)
+    if given.workers < 1:
+        raise UserError(f"--workers {given.workers}: give 1 or more")
     started = time.monotonic()
     if generate(given.out, plan, given.workers):
         print(f"toy world written to {given.out} in {time.monotonic() - started:.0f} s")

@@ -280,13 +280,13 @@ class Scene:
         share = np.clip(0.5 + (y - line), 0, 1)[..., None]  # of the near region
         self.ground = np.dstack([far + (near - far) * share, share]).astype(np.float32)  # (H', W', 4)
         self.camera = [_swing(rng, 0.0, margin * 0.7, self.world.camera) for _ in range(2)]
-        self.roll = _swing(rng, 0.0, 0.08, 0.006)
+        self.roll = _swing(rng, 0.0, 0.08, 0.003 * self.world.camera)
 
     def _draw_light(self, rng: np.random.Generator) -> None:
         light, tint = self.world.light, 0.35 * self.world.light
         self.gain = _swing(rng, -0.25 * light, light, light * 0.2)
         self.tint = [_swing(rng, 0.0, tint, tint * 0.2) for _ in range(3)]  # of R, G, B
-        self.sun = _swing(rng, rng.uniform(0, 2 * math.pi), 2.0, 0.08)  # where the light comes from, radians
+        self.sun = _swing(rng, rng.uniform(0, 2 * math.pi), 2.0, 0.2 * light)  # where the light comes from, radians
         width, height = self.size
         self.shade_angle = rng.uniform(0, 2 * math.pi)
         self.shade_width = rng.uniform(0.10, 0.22) * width
