@@ -68,6 +68,8 @@ class ImageFolder(Dataset):
         UserError: as :func:`list_images`; or too many of the first images that are looked at cannot be read.
     """
 
+    metainfo = None  # mmengine asks
+
     def __init__(self, root: str, views: dict[str, dict], seed: int) -> None:
         self.paths = list_images(root)
         self.multi_crop, self.seed = MultiCrop(views), seed

@@ -36,7 +36,7 @@ class SetStep(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Read the schedule at this iteration."""
         step, method = self.schedule.at(runner.iter), method_of(runner)
-        decayed, spared = runner.optim_wrapper.param_groups
+        decayed, spared = runner.optim_wrapper.optimizer.param_groups
         decayed["lr"] = spared["lr"] = step.lr
         decayed["weight_decay"] = step.weight_decay
         runner.optim_wrapper.held = method.frozen_at_first() if step.last_layers_frozen else []

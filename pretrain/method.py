@@ -48,6 +48,9 @@ class Method(BaseModel):
         self.seed, self.iteration = 0, 0
         self.step = Step(lr=0.0, weight_decay=0.0, momentum=1.0, teacher_temp=1.0)
 
+    def init_weights(self) -> None:
+        """Nothing: weights are drawn at construction, and mmengine calls this after that."""
+
     def forward(self, crops: list[Tensor], mode: str = "loss") -> dict[str, Tensor]:
         """mmengine's entry point: normalised crops (V, B, 3, S, S), one a crop size -> ``loss`` and its parts."""
         return self.loss(crops)

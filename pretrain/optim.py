@@ -41,7 +41,7 @@ class PretrainOptimWrapper(PreciseOptimWrapper):
 
     def step(self, **kwargs) -> None:
         """Clip, drop what is held (no gradient: no update, no decay, no state), then step."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         total = norms.norm()
         self.grad_norm = total

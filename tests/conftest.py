@@ -1,4 +1,4 @@
-"""Where the tests find golden values and real data; both are absent from a bare clone, and then skipped with a reason."""
+"""Where golden values and real data are; both are absent from a bare clone, and their tests skipped with a reason."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_golden_aggregated_tokens_and_positives(golden_selfpatch_step_):
 
 
 def test_golden_step_shared_by_processes(golden_selfpatch_step_, steps, tmp_path):
-    """Processes with a share of the batch each: the same losses, centres, gradients and weights as one with all of it."""
+    """Processes with a share of the batch each give the losses, centres and gradients of one with all of it."""
     batch = int(np.load(golden_selfpatch_step_)["meta"][2])
     world = next((n for n in range(2, batch + 1) if batch % n == 0), None)
     if world is None:
@@ -160,7 +160,7 @@ def test_positives_are_the_nearest_by_cosine_whatever_their_length():
 
 def test_missing_candidates_are_never_positives():
     x = torch.randn(1, 16, 8)
-    ranks, real = match_positives(x, neighbours(4, 4, wrap=False), 4)
+    _, real = match_positives(x, neighbours(4, 4, wrap=False), 4)
     assert real[0, 0].tolist() == [True, True, True, False]  # a corner has three neighbours
     assert real.sum() == 16 * 4 - 4
 

@@ -1,0 +1,151 @@
+"""Images and crops: any folder, addressed randomness, honest handling of what cannot be read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selfpatch.pretrain.augment import MultiCrop, View, random_box, shift_hue
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.data import AddressSampler, ImageFolder, allowed_unreadable, collate_crops, list_images
+
+VIEWS = {
+    "global1": {"size": 32, "scale": (0.25, 1.0)},
+    "global2": {"size": 32, "scale": (0.25, 1.0), "blur": 0.1, "solarise": 0.2},
+    "local": {"size": 16, "scale": (0.05, 0.25), "blur": 0.5, "count": 4},
+}
+
+
+@pytest.fixture()
+def photos(tmp_path):
+    """A dozen noisy images, nested, in every format."""
+    random = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / ("nested" if number % 2 else ".") / "deep"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (40 + number, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.{('jpg', 'png', 'webp', 'JPEG')[number % 4]}")
+    return tmp_path
+
+
+def test_every_image_format_at_any_depth(photos):
+    (photos / "notes.txt").write_text("no image")
+    assert len(list_images(photos)) == 12
+
+
+def test_a_sample_depends_on_its_address_alone(photos):
+    one, other = ImageFolder(photos, VIEWS, seed=1), ImageFolder(photos, VIEWS, seed=1)
+    other[(0, 3)], np.random.rand(3), torch.rand(3)  # what was drawn before has no say
+    for first, second in zip(one[(2, 5)]["crops"], other[(2, 5)]["crops"]):
+        assert torch.equal(first, second)
+    addresses = [one[(2, 5)], one[(3, 5)], one[(2, 6)], ImageFolder(photos, VIEWS, seed=2)[(2, 5)]]
+    assert len({sample["crops"][0].numpy().tobytes() for sample in addresses}) == 4
+
+
+def test_crops_are_grouped_by_size_view_by_view(photos):
+    dataset = ImageFolder(photos, VIEWS, seed=0)
+    batch = collate_crops([dataset[(0, i)] for i in range(3)])
+    assert [tuple(crop.shape) for crop in batch["crops"]] == [(2, 3, 3, 32, 32), (4, 3, 3, 16, 16)]
+    assert batch["crops"][0].dtype == torch.uint8
+    assert torch.equal(batch["crops"][1][:, 2], dataset[(0, 2)]["crops"][1])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_global_batch_is_the_same_for_any_number_of_processes(monkeypatch, world):
+    def batches(rank: int, world: int) -> np.ndarray:
+        monkeypatch.setattr("selfpatch.pretrain.data.get_dist_info", lambda: (rank, world))
+        sampler = AddressSampler(range(50), batch_size=8 // world, seed=3)
+        sampler.set_epoch(4)
+        assert len(list(sampler)) == len(sampler)
+        assert {epoch for epoch, _ in sampler} == {4}
+        return np.array([index for _, index in sampler]).reshape(-1, 8 // world)
+
+    shared = np.stack([batches(rank, world) for rank in range(world)], axis=2)  # (batch, place, process)
+    np.testing.assert_array_equal(shared.reshape(6, 8), batches(0, 1))
+
+
+def test_epochs_are_ordered_differently():
+    sampler = AddressSampler(range(50), batch_size=50)
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert sorted(first) == sorted(index for _, index in sampler) == list(range(50))
+    assert first != [index for _, index in sampler]
+
+
+def test_too_few_images_for_a_batch_are_named():
+    with pytest.raises(UserError, match="50 images do not fill one batch of 64"):
+        AddressSampler(range(50), batch_size=64)
+
+
+def test_an_unreadable_image_is_replaced_and_reported(photos):
+    broken = list_images(photos)[4]
+    broken.write_bytes(broken.read_bytes()[:200])  # its header is whole
+    dataset = ImageFolder(photos, VIEWS, seed=0)
+    sample = dataset[(0, 4)]
+    assert sample["unreadable"] == [4]
+    assert sample["crops"][0].float().std() > 1  # not black
+    assert collate_crops([sample, dataset[(0, 5)]])["unreadable"] == [4]
+
+
+def test_too_many_unreadable_images_stop_before_training(photos):
+    for path in list_images(photos)[:2]:
+        path.write_text("no image")
+    with pytest.raises(UserError, match="2 of 12 images cannot be read"):
+        ImageFolder(photos, VIEWS, seed=0)
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(1, 1), (1000, 1), (5000, 5), (1_281_167, 1281)])
+def test_a_thousandth_may_be_unreadable(images, allowed):
+    assert allowed_unreadable(images) == allowed
+
+
+@pytest.mark.parametrize("make", [None, "empty", "text"])
+def test_folders_without_images_are_named(tmp_path, make):
+    folder = tmp_path / "photos"
+    if make:
+        folder.mkdir()
+    if make == "text":
+        (folder / "only.jpg").write_text("no image")
+    with pytest.raises(UserError, match="photos"):
+        ImageFolder(folder, VIEWS, seed=0)
+
+
+def test_boxes_keep_to_the_scale_and_the_image():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        left, upper, right, lower = random_box(100, 60, (0.05, 0.25), random)
+        assert 0 <= left < right <= 100
+        assert 0 <= upper < lower <= 60
+        assert 0.04 < (right - left) * (lower - upper) / 6000 < 0.27
+        assert 0.6 < (right - left) / (lower - upper) < 1.6
+
+
+def test_a_narrow_image_gives_its_largest_allowed_box():
+    left, upper, right, lower = random_box(400, 3, (1.0, 1.0), np.random.default_rng(0))
+    assert (right - left, lower - upper) == (4, 3)
+    assert left == 198
+
+
+def test_hue_turns_colours_and_spares_grey():
+    red, grey = Image.new("RGB", (2, 2), (255, 0, 0)), Image.new("RGB", (2, 2), (90, 90, 90))
+    assert shift_hue(red, 1 / 3).getpixel((0, 0))[1] > 240
+    assert shift_hue(grey, 1 / 3).getpixel((0, 0)) == (90, 90, 90)
+
+
+@pytest.mark.parametrize("change", ["blur", "solarise", "grey", "jitter", "flip"])
+def test_each_change_happens_as_often_as_it_says(change):
+    """With probability 0 nothing but the crop is left; with 1 the picture is another."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    off = {name: 0.0 for name in ("blur", "solarise", "grey", "jitter", "flip")}
+    plain = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
+    changed = View(size=16, scale=(0.5, 0.5), **{**off, change: 1.0})(image, np.random.default_rng(1))
+    again = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
+    assert np.array_equal(plain, again)
+    assert not np.array_equal(plain, changed)
+
+
+def test_a_view_may_be_left_out():
+    crops = MultiCrop({**VIEWS, "local": {**VIEWS["local"], "count": 0}})
+    assert crops.sizes == [32]
