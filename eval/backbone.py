@@ -23,21 +23,29 @@ from torch import Tensor, nn
 
 from selfpatch.eval.convert import LoadedBackbone, load_backbone
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 
 PUBLISHED_DEPTH = 12  # every published choice of taps is for 12 blocks
 
 
-def scaled_taps(depth: int, published: Sequence[int]) -> list[int]:
-    """Blocks at the same relative depth as ``published`` ones of a 12-block ViT: (3, 5, 7, 11) at 6 is (1, 2, 3, 5)."""
-    return [max(0, math.floor((block + 1) * depth / PUBLISHED_DEPTH + 0.5) - 1) for block in published]
+def scaled_taps(arch: dict, published: Sequence[int]) -> list[int]:
+    """Where a backbone is tapped: its four stages (Swin), or blocks at the relative depth of ``published`` ones.
+
+    Args:
+        arch: of the backbone.
+        published: blocks of a 12-block ViT: (3, 5, 7, 11) of 12 are (1, 2, 3, 5) of 6.
+    """
+    if arch["family"] == "swin":
+        return [0, 1, 2, 3]
+    return [max(0, math.floor((block + 1) * arch["depth"] / PUBLISHED_DEPTH + 0.5) - 1) for block in published]
 
 
-def out_channels(arch: dict, levels: int = 4) -> list[int]:
-    """The widths of the maps that a pyramid over ``arch`` gives: what a neck or head takes as ``in_channels``."""
+def out_channels(arch: dict, taps: Sequence[int] = (0, 1, 2, 3)) -> list[int]:
+    """The widths of the maps of a pyramid over ``arch``: what a neck or head takes as ``in_channels``."""
     if arch["family"] == "swin":  # each stage is twice as wide as the one before
-        return [arch["dim"] * 2**level for level in range(levels)]
-    return [arch["dim"]] * levels
+        return [arch["dim"] * 2**tap for tap in taps]
+    return [arch["dim"]] * len(taps)
 
 
 def base_stride(patch: int) -> int:
@@ -46,7 +54,12 @@ def base_stride(patch: int) -> int:
 
 
 class ViTAccess:
-    """What the pyramid asks of a ViT; another family needs the same five answers."""
+    """What the pyramid asks of a ViT; another family needs the same answers."""
+
+    @staticmethod
+    def places(vit: VisionTransformer) -> int:
+        """How many blocks can be tapped."""
+        return vit.depth
 
     @staticmethod
     def set_drop_path(vit: VisionTransformer, rate: float) -> None:
@@ -73,8 +86,8 @@ class ViTAccess:
         return [t[:, vit.num_prefix :].transpose(1, 2).reshape(len(t), -1, h, w) for t in tokens]
 
     @staticmethod
-    def scales(vit: VisionTransformer) -> nn.ModuleList:
-        """From four maps at the stride of a patch to strides 4, 8, 16, 32 (BEiT, arXiv 2106.08254, appendix; XCiT)."""
+    def scales(vit: VisionTransformer, taps: Sequence[int]) -> list[nn.Module]:
+        """From four maps at the stride of a patch to strides 4, 8, 16, 32, as published for BEiT and XCiT."""
         C = vit.embed_dim
         base = base_stride(vit.patch_size)
         if base == 16:
@@ -95,10 +108,53 @@ class ViTAccess:
             ]
         if vit.patch_size != base:
             stack = [nn.Sequential(ToStride(vit.patch_size, base), level) for level in stack]
-        return nn.ModuleList(stack)
+        return stack
 
 
-ACCESS = {"vit": ViTAccess}
+class SwinAccess:
+    """The same of a Swin transformer, whose four stages are at strides 4, 8, 16, 32 by themselves."""
+
+    @staticmethod
+    def places(swin: Swin) -> int:
+        """How many stages can be tapped."""
+        return len(swin.layers)
+
+    @staticmethod
+    def set_drop_path(swin: Swin, rate: float) -> None:
+        """Stochastic depth that grows linearly from 0 at the first block of all to ``rate`` at the last."""
+        for block, own in zip(swin.blocks, torch.linspace(0, rate, len(swin.blocks)).tolist()):
+            block.drop_path.rate = own
+
+    @staticmethod
+    def first_parts(swin: Swin, count: int) -> list[nn.Module]:
+        """The embedding and the first ``count`` stages."""
+        return [swin.patch_embed, *swin.layers[:count]]
+
+    @staticmethod
+    def unused_parts(swin: Swin, taps: Sequence[int], norm: bool) -> list[nn.Module]:
+        """Later stages, and the final norm: each tap has a fresh norm instead, as published."""
+        return [swin.norm, *swin.layers[max(taps) + 1 :], *filter(None, [swin.layers[max(taps)].downsample])]
+
+    @staticmethod
+    def maps(swin: Swin, images: Tensor, taps: Sequence[int], norm: bool) -> list[Tensor]:
+        """The grid of each tapped stage as a map (B, C, h, w)."""
+        stages = swin.stages(images, max(taps))
+        return [stages[tap].permute(0, 3, 1, 2) for tap in taps]
+
+    @staticmethod
+    def scales(swin: Swin, taps: Sequence[int]) -> list[nn.Module]:
+        """A norm for each map."""
+        return [MapNorm(swin.widths[tap]) for tap in taps]
+
+
+ACCESS = {"vit": ViTAccess, "swin": SwinAccess}
+
+
+class MapNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map (B, C, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
 class ToStride(nn.Module):
@@ -119,12 +175,14 @@ class SelfPatchPyramid(nn.Module):
 
     Args:
         checkpoint: the file; it says the architecture.
-        taps: which blocks (ViT) the maps come from; None: the published 3, 5, 7, 11 of 12, scaled to the depth.
+        taps: which blocks (Swin: stages) the maps come from; None: the published 3, 5, 7, 11 of 12, scaled to the
+            depth (Swin: all four).
         tap_norm: whether the ViT's final norm is applied to each tap (DINO publishes features so; the SelfPatch code
             does not, nor does its ViT have one).
-        pyramid: False leaves the maps at the stride of a patch: what a linear head on frozen features takes.
+        pyramid: False leaves the maps as they are (ViT: at the stride of a patch): what a linear head on frozen
+            features takes.
         drop_path: rate of stochastic depth at the last block.
-        frozen_blocks: how many of the first blocks (with the embedding) do not train.
+        frozen_blocks: how many of the first blocks (Swin: stages), with the embedding, do not train.
         frozen: the whole checkpoint does not train and runs in eval mode; only the pyramid's own layers do.
         checkpointing: recompute activations in the backward pass, to save memory.
         which, heads, unsafe: as for :func:`~selfpatch.eval.convert.load_backbone`.
@@ -151,20 +209,21 @@ class SelfPatchPyramid(nn.Module):
         self.loaded: LoadedBackbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe)
         arch = self.loaded.arch
         self.access = ACCESS[arch["family"]]
-        self.taps = scaled_taps(arch["depth"], (3, 5, 7, 11)) if taps is None else list(taps)
-        if not all(0 <= tap < arch["depth"] for tap in self.taps):
-            raise UserError(f"taps={self.taps}: {checkpoint} has only the blocks 0 to {arch['depth'] - 1}")
-        if tap_norm and not arch["final_norm"]:
-            raise UserError(f"tap_norm: {checkpoint} has no final norm to apply to its taps")
+        self.taps = scaled_taps(arch, (3, 5, 7, 11)) if taps is None else list(taps)
+        places = self.access.places(self.loaded.model)
+        if not all(0 <= tap < places for tap in self.taps):
+            raise UserError(f"taps={self.taps}: {checkpoint} can be tapped from 0 to {places - 1}")
+        if tap_norm and not (arch["family"] == "vit" and arch["final_norm"]):
+            raise UserError(f"tap_norm: {checkpoint} ({arch['name']}) has no final norm that fits all its taps")
         self.tap_norm, self.frozen, self.frozen_blocks = tap_norm, frozen, frozen_blocks
         self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
         self.encoder.checkpointing = checkpointing
         self.access.set_drop_path(self.encoder, drop_path)
-        scales = self.access.scales(self.encoder) if pyramid else [nn.Identity() for _ in self.taps]
+        scales = self.access.scales(self.encoder, self.taps) if pyramid else [nn.Identity() for _ in self.taps]
         if len(scales) != len(self.taps):
             raise UserError(f"taps={self.taps}: the pyramid has {len(scales)} levels and needs as many taps")
         self.scales = nn.ModuleList(scales)
-        self.out_channels = out_channels(arch, len(self.taps))
+        self.out_channels = out_channels(arch, self.taps)
 
         self.still = [self.encoder] if frozen else self.access.first_parts(self.encoder, frozen_blocks)
         if not frozen and not frozen_blocks:

@@ -7,7 +7,9 @@ annotation files. mmdet's registries own this process, so that nothing of mmseg 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -98,7 +100,8 @@ def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMe
     for head in ("bbox_head", "mask_head"):
         model["roi_head"][head]["num_classes"] = len(classes)
 
-    register_all_modules(init_default_scope=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells which of its optional data sets are not installed
+        register_all_modules(init_default_scope=False)
     data = {}
     for split, (listing, folder) in coco_paths(args.data, args.images).items():
         data[split] = {

@@ -48,9 +48,7 @@ class Recipe:
     steps: tuple[float, ...] = _parameter((), "shares of the run after which the rate falls to a tenth")
     poly_power: float = _parameter(0.0, "polynomial decay to 0 with this power; 0: none")
     drop_path: float = _parameter(0.0, "stochastic depth at the last block")
-    taps: tuple[int, ...] = _parameter(
-        (3, 5, 7, 11), "blocks that feed the pyramid, counted in 12; scaled to the depth"
-    )
+    taps: tuple[int, ...] = _parameter((3, 5, 7, 11), "blocks that feed the pyramid, counted in 12; Swin: all stages")
     tap_norm: bool = _parameter(False, "apply the backbone's final norm to each tap")
     frozen: bool = _parameter(False, "train nothing of the backbone")
     frozen_blocks: int = _parameter(0, "train nothing of the embedding and so many first blocks")
@@ -105,9 +103,9 @@ class Recipe:
         """This recipe at another batch size."""
         return dataclasses.replace(self, batch_size=batch_size)
 
-    def for_depth(self, depth: int) -> Recipe:
-        """This recipe with its taps scaled from 12 blocks to ``depth``."""
-        return dataclasses.replace(self, taps=tuple(scaled_taps(depth, self.taps)))
+    def for_arch(self, arch: Mapping[str, Any]) -> Recipe:
+        """This recipe with its taps where they are on a backbone like ``arch``."""
+        return dataclasses.replace(self, taps=tuple(scaled_taps(dict(arch), self.taps)))
 
     def as_json(self) -> dict[str, Any]:
         """All parameters, as a record holds them."""
@@ -186,8 +184,7 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
                     f"{backbone.checkpoint} is a {backbone.arch['name']} with {key} {backbone.arch.get(key)}, but "
                     f"{path} insists on {key} {value}: choose another --protocol"
                 )
-        if backbone.arch["family"] == "vit":  # the taps of a Swin are its stages
-            recipe = recipe.for_depth(backbone.arch["depth"])
+        recipe = recipe.for_arch(backbone.arch)
     return name, recipe, config
 
 

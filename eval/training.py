@@ -247,6 +247,7 @@ def _runner(
         resume=newest.exists(),
         randomness={"seed": recipe.seed},
         log_processor={"by_epoch": False, "window_size": args.log_every},
+        log_level="WARNING" if args.dry_run else "INFO",
         default_scope=plan.scope,
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
         cfg=Config(extra),
@@ -328,7 +329,8 @@ def _dry_run(
         trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
     disk = 2 * (weights + 8 * trained)  # Adam's two moments; the old checkpoint goes once the new one is whole
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(json.dumps({**plan.identity, "recipe": plan.recipe.as_json(), "model": _plain(plan.model)}, indent=1))
+    shown = {"model": plan.model, "train_data": plan.train_data, "test_data": plan.test_data, "identity": plan.identity}
+    print(Config(shown).pretty_text)
     print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
     print(
         f"training    {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size} = "
@@ -340,9 +342,3 @@ def _dry_run(
     )
     print(f"GPU-hours   {(step * iterations * processes + test) / 3600:.2f} (of a {device})")
     print(f"disk        {math.ceil(disk / 2**20)} MB for checkpoints, one at a time")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -10,7 +10,7 @@ _base_ = ["../_base_/mask_rcnn.py"]
 
 recipe = dict(
     version=1,
-    batch_size=4,
+    batch_size=2,
     lr=1e-3,
     weight_decay=0.05,
     iters=150,

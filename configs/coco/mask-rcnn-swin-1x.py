@@ -9,4 +9,4 @@ mask AP): MoBY, 300 epochs, 43.6 / 39.6; supervised 43.7 / 39.8 (Transformer-SSL
 _base_ = ["mask-rcnn-1x.py"]
 
 insists = dict(family="swin")
-recipe = dict(warmup_iters=500, drop_path=0.1, taps=(0, 1, 2, 3))  # the taps of a Swin are its stages
+recipe = dict(warmup_iters=500, drop_path=0.1)
