@@ -91,6 +91,60 @@ class DINOSchedule:
         )
 
 
+class MoBYSchedule:
+    """MoBY's schedules (arXiv 2105.04553, as published): the learning rate lags one iteration behind.
+
+    Its warm-up starts at a rate of its own and ends below the base rate, since the cosine that follows counts from the
+    very start of the run.
+
+    Args:
+        iterations: iterations an epoch.
+        batch: images a step over all processes.
+        epochs, warmup_epochs: length of the run and of the warm-up of the learning rate.
+        lr, warmup_lr, min_lr, lr_batch: base, first and last learning rate, all x batch / ``lr_batch``.
+        weight_decay: constant.
+        momentum, momentum_end: first and last momentum of the key network.
+
+    Raises:
+        UserError: the warm-up is not shorter than the run.
+    """
+
+    def __init__(
+        self,
+        iterations: int,
+        batch: int,
+        *,
+        epochs: int,
+        warmup_epochs: int,
+        lr: float,
+        lr_batch: int,
+        warmup_lr: float,
+        min_lr: float,
+        weight_decay: float,
+        momentum: float,
+        momentum_end: float,
+    ) -> None:
+        check_warmup(epochs, warmup_epochs)
+        self.total, self.warmup = epochs * iterations, warmup_epochs * iterations
+        self.warmup_lr, self.lr, self.min_lr = (rate * batch / lr_batch for rate in (warmup_lr, lr, min_lr))
+        self.weight_decay, self.momentum = weight_decay, (momentum, momentum_end)
+
+    def at(self, iteration: int) -> Step:
+        """The values of global iteration ``iteration``, counted from 0."""
+        return Step(
+            lr=self.lr_at(max(0, iteration - 1)),  # the published schedule is stepped after an update, with its number
+            weight_decay=self.weight_decay,
+            momentum=cosine(iteration, *self.momentum, self.total),
+            teacher_temp=1.0,  # no teacher's softmax here
+        )
+
+    def lr_at(self, t: int) -> float:
+        """The learning rate after ``t`` updates of the schedule."""
+        if t < self.warmup:
+            return self.warmup_lr + t * (self.lr - self.warmup_lr) / self.warmup
+        return cosine(t, self.lr, self.min_lr, self.total)
+
+
 def check_warmup(epochs: int, warmup_epochs: int) -> None:
     """Raise :class:`UserError` unless the warm-up is shorter than the run."""
     if warmup_epochs >= epochs:

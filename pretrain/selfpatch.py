@@ -213,13 +213,8 @@ class SelfPatchPretraining(DINOPretraining):
 
     def check_crops(self, sizes: list[int]) -> None:
         """Refuse crops whose grid is smaller than the neighbourhood: a wrapped window would meet itself."""
-        for size in sizes:
-            side = size // self.student["backbone"].stride
-            if self.patch_loss_weight and isinstance(self.neighbourhood, int) and side < self.neighbourhood:
-                raise UserError(
-                    f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "
-                    f"model.neighbourhood={self.neighbourhood}: enlarge the crop or lower the neighbourhood"
-                )
+        if self.patch_loss_weight:
+            check_grids(sizes, self.student["backbone"].stride, self.neighbourhood)
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """L_cls + λ·L_patch of normalised crops, one tensor (V, B, 3, S, S) a crop size, the global crops first."""
@@ -255,17 +250,13 @@ class SelfPatchPretraining(DINOPretraining):
     def embed_teacher(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
         """The teacher's target token of each patch (M, N, C), None without a patch loss, and global tokens (M, C)."""
         aggregation = self.teacher["aggregation"]
-        _, x, (h, w) = self.teacher["backbone"](images)
+        _, x, grid = self.teacher["backbone"](images)
         keys_values = aggregation.keys_values(x)
         global_tokens = aggregation.global_token(keys_values)
         if not self.patch_loss_weight:
             return None, global_tokens
-        candidates = neighbours(h, w, self.neighbourhood, self.wrap).to(x.device)
-        ranks, real = match_positives(x, candidates, min(self.k, candidates.shape[1]))
-        positives = candidates.expand(len(x), -1, -1).gather(2, ranks)  # (M, N, k)
-        if self.aggregation == "mean":
-            return aggregation.norm(mean_of(x, positives, real)), global_tokens
-        return aggregation.aggregate(keys_values, positives.clamp(min=0), real), global_tokens
+        options = (self.neighbourhood, self.wrap, self.k, self.aggregation)
+        return patch_targets(aggregation, x, keys_values, grid, *options), global_tokens
 
     def distil_patches(self, student: Tensor, target_tokens: Tensor, weights: Tensor) -> Tensor:
         """The patch-level loss of the student's patch tokens (T, C) against their target tokens (T, C)."""
@@ -281,11 +272,49 @@ class SelfPatchPretraining(DINOPretraining):
         return loss
 
 
+def patch_targets(
+    module: AggregationModule,
+    x: Tensor,
+    keys_values: list[tuple[Tensor, Tensor]],
+    grid: tuple[int, int],
+    neighbourhood: int | str,
+    wrap: bool,
+    k: int,
+    aggregation: str,
+) -> Tensor:
+    """What each patch of the student answers to (M, N, C): its positives' aggregate, from the teacher's tokens.
+
+    Args:
+        module: the teacher's aggregation module.
+        x: the teacher's patch tokens (M, N, C) on ``grid``.
+        keys_values: the module's, of ``x``.
+        grid: (h, w).
+        neighbourhood, wrap, k, aggregation: as for :class:`SelfPatchPretraining`.
+    """
+    candidates = neighbours(*grid, neighbourhood, wrap).to(x.device)
+    ranks, real = match_positives(x, candidates, min(k, candidates.shape[1]))
+    positives = candidates.expand(len(x), -1, -1).gather(2, ranks)  # (M, N, k)
+    if aggregation == "mean":
+        return module.norm(mean_of(x, positives, real))
+    return module.aggregate(keys_values, positives.clamp(min=0), real)
+
+
 def mean_of(x: Tensor, positives: Tensor, real: Tensor) -> Tensor:
     """The mean (B, N, C) of each patch's positives (B, N, k) among tokens (B, N, C)."""
     rows = torch.zeros(*positives.shape[:2], x.shape[1], device=x.device)
     rows.scatter_(2, positives.clamp(min=0), real.float())  # one row of ones and zeros a patch
     return rows.to(x.dtype) @ x / real.sum(-1, keepdim=True)
+
+
+def check_grids(sizes: list[int], stride: int, neighbourhood: int | str) -> None:
+    """Raise :class:`UserError` if a crop of one of these sides (pixels) has a grid smaller than the neighbourhood."""
+    for size in sizes:
+        side = size // stride
+        if isinstance(neighbourhood, int) and side < neighbourhood:
+            raise UserError(
+                f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "
+                f"model.neighbourhood={neighbourhood}: enlarge the crop or lower the neighbourhood"
+            )
 
 
 def check_neighbourhood(neighbourhood: int | str, k: int, aggregation: str) -> None:

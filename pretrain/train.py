@@ -82,9 +82,7 @@ def check_keys(config: Config) -> None:
     method = method_class(config)
     known(config.schedule, inspect.signature(method.schedule_class).parameters, "schedule.")
     known(config.model, ["type", *inspect.signature(method).parameters], "model.")
-    backbone = MODELS.get(config.model.backbone.type)
-    if backbone is None:
-        raise UserError(f"model.backbone.type={config.model.backbone.type!r} is no known backbone")
+    backbone = backbone_class(config.model.backbone.type)
     known(config.model.backbone, ["type", *inspect.signature(backbone).parameters], "model.backbone.")
 
 
@@ -109,6 +107,16 @@ def method_class(config: Config) -> type[Method]:
     return found
 
 
+def backbone_class(name: str) -> type[torch.nn.Module]:
+    """The class of a backbone; ``pretrain/swin.py``, which imports mmdet, only when a config names it."""
+    if name == "Swin":
+        importlib.import_module("selfpatch.pretrain.swin")
+    found = MODELS.get(name)
+    if found is None or not issubclass(found, torch.nn.Module):
+        raise UserError(f"model.backbone.type={name!r} is no known backbone: choose VisionTransformer or Swin")
+    return found
+
+
 def build_method(config: Config) -> Method:
     """The untrained method of a config, its weights drawn from ``config.seed``."""
     set_random_seed(config.seed)
@@ -116,7 +124,7 @@ def build_method(config: Config) -> Method:
         model = method_class(config)(**{key: value for key, value in config.model.items() if key != "type"})
     except (TypeError, ValueError) as error:
         raise UserError(f"the config's model cannot be built: {' '.join(str(error).split())}") from None
-    model.check_crops([view.size for view in config.views.values() if view.get("count", 1)])
+    model.check_crops([view.size for view in config.views.values() for _ in range(view.get("count", 1))])
     return model
 
 
