@@ -61,14 +61,14 @@ class WindowAttention(WindowMSA):
 
 
 @lru_cache(maxsize=32)
-def shift_mask(H: int, W: int, window: int, shift: int) -> Tensor:
+def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """What is added to the attention (windows, window², window²): -100 between tokens that only the roll made near."""
     parts = []
-    for side in (H, W):
+    for side in (height, width):
         place = torch.arange(side)
         parts.append((place >= side - window).long() + (place >= side - shift))  # 0, 1 or 2
-    region = 3 * parts[0].view(H, 1) + parts[1]  # (H, W)
-    region = region.view(H // window, window, W // window, window).transpose(1, 2).reshape(-1, window * window)
+    region = 3 * parts[0].view(-1, 1) + parts[1]  # (height, width)
+    region = region.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).reshape(-1, window * window)
     return (region.unsqueeze(1) != region.unsqueeze(2)) * -100.0
 
 
@@ -320,9 +320,6 @@ def _merge_order(name: str, tensor: Tensor, back: bool) -> Tensor:
     """The last dimension of a merge's reduction or norm in the other order."""
     if ".downsample." not in name:
         return tensor
-    if back:
-        parts = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)  # (…, token, C)
-    else:
-        parts = tensor.unflatten(-1, (4, -1))
+    parts = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2) if back else tensor.unflatten(-1, (4, -1))  # (…, 4, C)
     parts = parts[..., ROW_FIRST, :]  # swapping the two in the middle is its own inverse
     return (parts if back else parts.transpose(-1, -2)).flatten(-2).contiguous()
