@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,14 +30,14 @@ GENERATOR = 1  # raise it whenever the same parameters would give other bytes
 PARTS = ("images", "DAVIS", "coco", "ade20k")
 FINGERPRINT = "toy.json"  # written last: it says that everything else is there
 UNFINISHED = ".toy-unfinished"  # written first: it says that the folder is ours to redo
-KINDS = {  # second number of a scene's random address; a set's images never depend on another set's size
-    "images": 1,
-    "davis train": 2,
-    "davis val": 3,
-    "coco train2017": 4,
-    "coco val2017": 5,
-    "ade training": 6,
-    "ade validation": 7,
+KINDS = {  # of images: their number in a random address (no set's images depend on another's size), their count's name
+    "images": (1, "images"),
+    "davis train": (2, "davis_train"),
+    "davis val": (3, "davis_val"),
+    "coco train2017": (4, "coco_train"),
+    "coco val2017": (5, "coco_val"),
+    "ade training": (6, "ade_train"),
+    "ade validation": (7, "ade_val"),
 }
 SMALLEST_INSTANCE = 48  # pixels; what shows less of itself is no COCO instance
 
@@ -90,25 +91,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """One file set that a worker writes on its own: an image with its annotation, or a whole sequence."""
+    """What a worker writes on its own: an image with its annotation, or a whole sequence."""
 
-    writer: str
-    kind: str
+    kind: str  # a key of KINDS; its first word names the writer, its second the split
     index: int
 
 
 def jobs_of(plan: Plan) -> list[Job]:
     """All jobs of a plan, in the order in which their results are collected."""
-    counts = {
-        ("image", "images"): plan.images,
-        ("davis", "davis train"): plan.davis_train,
-        ("davis", "davis val"): plan.davis_val,
-        ("coco", "coco train2017"): plan.coco_train,
-        ("coco", "coco val2017"): plan.coco_val,
-        ("ade", "ade training"): plan.ade_train,
-        ("ade", "ade validation"): plan.ade_val,
-    }
-    return [Job(writer, kind, i) for (writer, kind), count in counts.items() for i in range(count)]
+    return [Job(kind, i) for kind, (_, count) in KINDS.items() for i in range(getattr(plan, count))]
 
 
 # --- files of one job -------------------------------------------------------------------------------------
@@ -137,7 +128,7 @@ def _save_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -
 
 
 def _scene(plan: Plan, job: Job, size: tuple[int, int], frames: int = 1) -> Scene:
-    return Scene((plan.seed, KINDS[job.kind], job.index), size, plan.world, frames)
+    return Scene((plan.seed, KINDS[job.kind][0], job.index), size, plan.world, frames)
 
 
 def write_image(root: Path, plan: Plan, job: Job) -> None:
@@ -194,13 +185,13 @@ def write_ade(root: Path, plan: Plan, job: Job) -> None:
     _save_mask(root / "ade20k/annotations" / split / f"{name}.png", frame.classes)
 
 
-WRITERS = {"image": write_image, "davis": write_davis, "coco": write_coco, "ade": write_ade}
+WRITERS = {"images": write_image, "davis": write_davis, "coco": write_coco, "ade": write_ade}
 
 
 def _run(task: tuple[Path, Plan, Job]) -> object:
     cv2.setNumThreads(1)  # a process a core
     root, plan, job = task
-    return WRITERS[job.writer](root, plan, job)
+    return WRITERS[job.kind.split()[0]](root, plan, job)
 
 
 # --- files of a whole set ---------------------------------------------------------------------------------
@@ -260,13 +251,11 @@ def clear_for(root: Path) -> None:
         if not ((root / FINGERPRINT).exists() or (root / UNFINISHED).exists()):
             raise UserError(f"{root} holds something else than toy data; give a new folder with --out")
         print(f"{root} holds other or unfinished toy data: it is made anew", flush=True)
-    try:
-        write_text(root / UNFINISHED, "toy data is being written, or was stopped while it was\n")
-    except OSError as error:
-        raise UserError(f"{root}: {error.strerror}; give another folder with --out") from None
+    write_text(root / UNFINISHED, "toy data is being written, or was stopped while it was\n")
     (root / FINGERPRINT).unlink(missing_ok=True)
     for part in PARTS:
-        shutil.rmtree(root / part, ignore_errors=True)
+        if (root / part).exists():
+            shutil.rmtree(root / part)
 
 
 @contextmanager
@@ -289,7 +278,8 @@ def _pool(workers: int) -> Iterator:
         yield map
         return
     # fork: the other ways would import everything again in each worker, and nothing here has threads yet
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    quiet = (signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C one process speaks, not three
+    with multiprocessing.get_context("fork").Pool(workers, signal.signal, quiet) as pool:
         yield pool.imap
 
 
@@ -300,7 +290,7 @@ def generate(root: Path, plan: Plan, workers: int = 1) -> bool:
     clear_for(root)
     jobs = jobs_of(plan)
     # sequences first: they are the longest jobs, and a long one at the end would keep one core waiting
-    queue = sorted(jobs, key=lambda job: job.writer != "davis")
+    queue = sorted(jobs, key=lambda job: not job.kind.startswith("davis"))
     tasks = [(root, plan, job) for job in queue]
     results: dict[Job, object] = {}
     with _progress(len(jobs)) as advance, _pool(workers) as imap:
@@ -388,7 +378,11 @@ def main(argv: Sequence[str]) -> None:
     if given.workers < 1:
         raise UserError(f"--workers {given.workers}: give 1 or more")
     started = time.monotonic()
-    if generate(given.out, plan, given.workers):
+    try:
+        written = generate(given.out, plan, given.workers)
+    except OSError as error:  # no room, no permission
+        raise UserError(f"{error.filename or given.out}: {error.strerror}; see --out") from error
+    if written:
         print(f"toy world written to {given.out} in {time.monotonic() - started:.0f} s")
     else:
         print(f"toy world: {given.out} already holds exactly this data")

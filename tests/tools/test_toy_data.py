@@ -133,7 +133,7 @@ def test_coco_set_equals_the_rendered_masks(root, split, count):
     assert len(coco.getImgIds()) == count
     for image in coco.loadImgs(coco.getImgIds()):
         assert Image.open(root / "coco" / split / image["file_name"]).size == (image["width"], image["height"])
-        address = (SMALL.seed, toy_data.KINDS[f"coco {split}"], image["id"] - 1)
+        address = (SMALL.seed, toy_data.KINDS[f"coco {split}"][0], image["id"] - 1)
         drawn = toy_scene.Scene(address, SMALL.scene_size, SMALL.world)
         things = drawn.render(0).things
         left = {number: thing.kind + 1 for number, thing in enumerate(drawn.things, start=1)}
@@ -402,6 +402,15 @@ def test_a_mistake_is_named_before_anything_is_written(tmp_path, arguments, mess
     with pytest.raises(UserError, match=message):
         toy_data.main(["--out", str(tmp_path / "toy"), "--images", "0", *arguments])
     assert not (tmp_path / "toy").exists()
+
+
+def test_a_full_disk_is_one_line_too(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "x.jpg")
+
+    monkeypatch.setattr(toy_data, "generate", full)
+    with pytest.raises(UserError, match=r"x\.jpg: No space left"):
+        toy_data.main(["--out", str(tmp_path)])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
