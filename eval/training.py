@@ -113,7 +113,7 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
     Raises:
         UserError: the batch cannot be shared as asked, another process works in the folder, or the run diverges.
     """
-    processes = args.gpus if args.launcher == "none" else _launched_processes(args.launcher)
+    processes = args.gpus if args.launcher == "none" else launched_processes(args.launcher)
     if plan.recipe.batch_size % (processes * args.accumulate):
         raise UserError(
             f"a batch of {plan.recipe.batch_size} images cannot be shared by {processes} processes with "
@@ -132,11 +132,14 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     running.start_distributed(args.launcher)
     lock = _lock(folder) if get_rank() == 0 else None
+    if processes > 1 and not torch.cuda.is_available():
+        print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
     _note_identity(folder, plan.identity)
     runner = _runner(plan, folder, args, stream, iterations)
     trained = _trained_iterations(folder)
     if trained < iterations:
         runner.train()
+        _share_buffers(runner.model)
     else:
         runner.load_checkpoint(str(folder / "checkpoint.pth"))
         runner._load_from, runner._resume = None, False  # test() would resume, and so build what training needs
@@ -146,6 +149,16 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
         raise SystemExit(0)
     del lock
     return folder
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give every process the first one's batch statistics, which are the saved ones.
+
+    Without SyncBN, on CPU, each process has its own, and the processes would test different models.
+    """
+    if torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -262,7 +275,8 @@ def _data_set(config: dict[str, Any]) -> Any:
         return DATASETS.build(config)
 
 
-def _launched_processes(launcher: str) -> int:
+def launched_processes(launcher: str) -> int:
+    """How many processes ``launcher`` has started."""
     return int(os.environ["WORLD_SIZE" if launcher == "pytorch" else "SLURM_NTASKS"])
 
 
