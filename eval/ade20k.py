@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from selfpatch.eval import recipe as recipes
@@ -32,9 +33,7 @@ KNOWN = {"recipe", "insists", "model", "num_classes", "crop", "augment", "slide"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options: the protocol with its parameters, how to test, and how to run."""
     parser.add_argument("--crop", type=int, metavar="N", help="side of training crops, short side of test images")
-    parser.add_argument(
-        "--multi-scale", action="store_true", help="test at 6 scales, flipped too; mean probabilities"
-    )
+    parser.add_argument("--multi-scale", action="store_true", help="test at 6 scales, flipped too; mean probabilities")
     parser.add_argument("--save-predictions", action="store_true", help="keep label maps, as PNGs in ADE20K's format")
     recipes.add_arguments(parser, "ade20k", None)
     training.add_arguments(parser)
@@ -99,6 +98,7 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
         recipe=recipe,
         identity=identity,
     )
+    _check_share(plan, args)
     try:
         training.train_and_test(plan, Path(out), args)
     except UserError as error:  # one of a loading process brings its traceback along
@@ -159,6 +159,18 @@ def _read(args: argparse.Namespace, backbone: LoadedBackbone) -> tuple[str, Reci
         config.crop = args.crop
         name += f"+crop={args.crop}"
     return name, recipe, config
+
+
+def _check_share(plan: training.Plan, args: argparse.Namespace) -> None:
+    """Raise UserError where a batch norm of UPerNet would see one value: its coarsest pool leaves one an image."""
+    processes = args.gpus if args.launcher == "none" else training.launched_processes(args.launcher)
+    together = processes if torch.cuda.is_available() else 1  # SyncBN
+    if plan.model["decode_head"]["type"] == "UPerHead":
+        images = plan.recipe.batch_size * together // (processes * args.accumulate)
+        if images < 2:
+            raise UserError(
+                "UPerNet needs two images at a time for its batch norms: raise --batch-size, or lower --gpus"
+            )
 
 
 @lru_cache(1)

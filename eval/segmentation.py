@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from selfpatch.eval.findings import pictures
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path
 
+warnings.filterwarnings("ignore", "Default ``avg_non_ignore``")  # as published: ignored pixels count in the mean
 register_all_modules(init_default_scope=False)  # losses, heads and transforms that configs name
 
 IGNORED = 255  # pixels of label 0, which is nobody's
@@ -161,7 +163,7 @@ class ImageIoU(BaseMetric):
     """
 
     def __init__(self, classes: Sequence[str], save_to: Path | None = None) -> None:
-        super().__init__(collect_device="cpu")
+        super().__init__(collect_device="cpu", prefix="ade20k")
         self.classes, self.save_to = list(classes), save_to
         self.units: dict[str, np.ndarray] = {}
         self.metrics: dict[str, float] = {}

@@ -2,8 +2,9 @@
 
 tools/eval_ade20k.sh CKPT --protocol linear-40k
 
-About 8 GPU-hours on a V100 for ViT-S/16 (--dry-run measures it). The recipe is DINOv2's (arXiv 2304.07193, section 7.4),
-which gets 44.3 mIoU with its ViT-S/14; no figures are published for the methods here.
+Cost for ViT-S/16: 1 GPU-hour of V100, estimated from its operations and not measured here; reading images may take
+longer. The recipe is that of DINOv2's linear protocol (arXiv 2304.07193, section 7.4); for the methods here no figures
+are published.
 """
 
 _base_ = "../_base_/ade20k.py"

@@ -1,4 +1,4 @@
-"""Semantic FPN in CPU minutes, for demonstrations and tests: its figures are no benchmark's.
+"""Semantic FPN in CPU minutes, for trying things out on a few images.
 
 tools/eval_ade20k.sh CKPT --data data/toy/ade20k --protocol semantic-fpn-mini
 """

@@ -2,8 +2,8 @@
 
 tools/eval_ade20k.sh CKPT --protocol upernet-swin-160k --gpus 8
 
-About 8 GPU-days on V100s for Swin-T (--dry-run measures it). Published mIoU, swin-t: MoBY 44.06, supervised 44.51
-(Transformer-SSL repository, README.md).
+Cost: about that of upernet-160k, not measured here; --dry-run times it on yours. Published mIoU, swin-t: MoBY 44.06,
+supervised 44.51 (Transformer-SSL repository, README.md).
 """
 
 _base_ = "upernet-160k.py"
