@@ -1,17 +1,25 @@
-"""Proof that the weights of a checkpoint are in a model: what is compared, and on which image."""
+"""Proof that the weights of a checkpoint are in a model, and that it computes from them what it should.
+
+The independent side is the networks' formulas written out once more, on a file's tensors alone, without the project's
+modules: slow and plain, on one small image.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GRID = (4, 6)  # the fixed image in patches: small enough for any model, not square, so that positions are interpolated
-TOLERANCE = 1e-4  # of two float32 forward passes that add up in another order; relative to the largest token
+GRID = (4, 6)  # the fixed image, in patches of a ViT: small; not square, and its positions are interpolated
+SWIN_UNIT = (
+    16  # pixels, for a Swin: grids of 16x24 and 8x12, where windows shift, and of 4x6 and 2x3, where they do not
+)
+TOLERANCE = 1e-8  # of two float64 forward passes that add up in another order, relative to the largest token
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -20,39 +28,52 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def fixed_image(patch: int) -> Tensor:
-    """The image that every certificate is made on, (1, 3, 4·patch, 6·patch): standard normal noise, the same always."""
+def fixed_image(unit: int) -> Tensor:
+    """The image that every certificate is made on, (1, 3, 4·unit, 6·unit): standard normal noise, the same always."""
     generator = torch.Generator().manual_seed(20220616)
-    return torch.randn(1, 3, GRID[0] * patch, GRID[1] * patch, generator=generator)
+    return torch.randn(1, 3, GRID[0] * unit, GRID[1] * unit, generator=generator, dtype=torch.float64)
 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> Tensor:
-    """The tokens (N, C) of a VisionTransformer after its last block, before any norm, on the fixed image."""
-    was_training = model.training
-    model.eval()
-    try:
-        image = fixed_image(model.patch_size).to(model.pos_embed.device)
-        return model.tokens_of(image, [-1], norm=False)[0][0][0].cpu()
-    finally:
-        model.train(was_training)
+    """The tokens (N, C) of a ViT or Swin after its last block, before any norm, on the fixed image.
+
+    They are computed on the CPU in float64, wherever and in whatever the model runs: so they are always the same.
+    """
+    model = deepcopy(model).cpu().double().eval()
+    if model.arch["family"] == "swin":
+        return model.stage_tokens(fixed_image(SWIN_UNIT), -1, norm=False)[0][0]
+    return model.tokens_of(fixed_image(model.patch_size), [-1], norm=False)[0][0][0]
+
+
+@torch.no_grad()
+def written_out_tokens(state: Mapping[str, Tensor], arch: Mapping) -> Tensor:
+    """What :func:`fingerprint` should give, from the file's tensors alone."""
+    state = {name: tensor.double() for name, tensor in state.items()}
+    return _swin_tokens(state, arch["heads"]) if arch["family"] == "swin" else _vit_tokens(state, arch["heads"])
 
 
 def tokens_sha(tokens: Tensor) -> str:
     """A short name of a fingerprint, from its values rounded to 3 digits, for the printed line."""
-    return hashlib.sha256((tokens.double() * 1e3).round().to(torch.int64).numpy().tobytes()).hexdigest()[:8]
+    return hashlib.sha256((tokens * 1e3).round().to(torch.int64).numpy().tobytes()).hexdigest()[:8]
 
 
-@torch.no_grad()
-def written_out_tokens(state: Mapping[str, Tensor], heads: int) -> Tensor:
-    """What :func:`fingerprint` should give, computed from the file's tensors alone, without the project's ViT.
+def largest_difference(tokens: Tensor, expected: Tensor) -> float:
+    """The largest absolute difference, relative to the largest expected magnitude; infinite where shapes differ."""
+    if tokens.shape != expected.shape or not (tokens.isfinite().all() and expected.isfinite().all()):
+        return math.inf
+    return ((tokens - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
 
-    The formulas of arXiv 2010.11929 written out once more: this is the independent side of the certificate.
-    """
+
+# --- the formulas, written out ----------------------------------------------------------------------------------------
+
+
+def _vit_tokens(state: Mapping[str, Tensor], heads: int) -> Tensor:
+    """arXiv 2010.11929, with LayerScale and registers where the file has them."""
     weight = state["patch_embed.proj.weight"]
     C, patch = weight.shape[0], weight.shape[-1]
     x = F.conv2d(fixed_image(patch), weight, state["patch_embed.proj.bias"], stride=patch)  # (1, C, h, w)
@@ -66,31 +87,74 @@ def written_out_tokens(state: Mapping[str, Tensor], heads: int) -> Tensor:
     prefix = [] if cls is None else [cls[0] + positions[0, :1]]
     prefix += [state["register_tokens"][0]] if "register_tokens" in state else []
     x = torch.cat([*prefix, x])
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    for i in range(depth):
-        part = {name.removeprefix(f"blocks.{i}."): t for name, t in state.items() if name.startswith(f"blocks.{i}.")}
-        x = x + part.get("ls1.gamma", 1) * _attention(_norm(x, part, "norm1"), part, heads)
-        hidden = F.gelu(F.linear(_norm(x, part, "norm2"), part["mlp.fc1.weight"], part["mlp.fc1.bias"]))
-        x = x + part.get("ls2.gamma", 1) * F.linear(hidden, part["mlp.fc2.weight"], part["mlp.fc2.bias"])
+    for i in range(_count(state, "blocks")):
+        part = _under(state, f"blocks.{i}.")
+        x = x + part.get("ls1.gamma", 1) * _attention(_norm(x, part, "norm1", 1e-6), part, heads)
+        x = x + part.get("ls2.gamma", 1) * _mlp(_norm(x, part, "norm2", 1e-6), part)
     return x
 
 
-def _norm(x: Tensor, part: Mapping[str, Tensor], name: str) -> Tensor:
+def _swin_tokens(state: Mapping[str, Tensor], heads: list[int]) -> Tensor:
+    """arXiv 2103.14030; attention over all pairs of tokens, with those of other windows masked out."""
+    x = F.conv2d(fixed_image(SWIN_UNIT), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=4)
+    x = _norm(x[0].permute(1, 2, 0), _under(state, "patch_embed."), "norm", 1e-5)  # (h, w, C)
+    for stage, count in enumerate(heads):
+        for i in range(_count(_under(state, f"layers.{stage}."), "blocks")):
+            part = _under(state, f"layers.{stage}.blocks.{i}.")
+            table = part["attn.relative_position_bias_table"]
+            window, (h, w) = (math.isqrt(len(table)) + 1) // 2, x.shape[:2]
+            padded = F.pad(_norm(x, part, "norm1", 1e-5), (0, 0, 0, -w % window, 0, -h % window))
+            bias = _window_bias(
+                *padded.shape[:2], table, window, shift=window // 2 if i % 2 and min(h, w) > window else 0
+            )
+            attended = _attention(padded.flatten(0, 1), part, count, bias)
+            x = x + attended.view_as(padded)[:h, :w]
+            x = x + _mlp(_norm(x, part, "norm2", 1e-5), part)
+        if stage < len(heads) - 1:
+            part = _under(state, f"layers.{stage}.downsample.")
+            four = torch.cat([x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2]], dim=-1)  # down, then right
+            x = _norm(four, part, "norm", 1e-5) @ part["reduction.weight"].T
+    return x.flatten(0, 1)
+
+
+def _window_bias(shape: tuple[int, ...], table: Tensor, window: int, shift: int) -> Tensor:
+    """What is added to the attention (heads, H·W, H·W): the relative positions' values, and who may see whom."""
+    H, W = shape[:2]
+    y, x = torch.meshgrid((torch.arange(H) - shift) % H, (torch.arange(W) - shift) % W, indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    cell = (y // window) * W + x // window
+    # rolled round an edge: in the same window, yet not neighbours in the image
+    region = sum(
+        k * ((side >= size - window).long() + (side >= size - shift)) for side, size, k in ((y, H, 3), (x, W, 1))
+    )
+    offset = [side[:, None] % window - side[None, :] % window + window - 1 for side in (y, x)]
+    bias = table[offset[0] * (2 * window - 1) + offset[1]].permute(2, 0, 1)
+    bias = bias - 100.0 * (region[:, None] != region[None, :]) if shift else bias
+    return bias.masked_fill(cell[:, None] != cell[None, :], -math.inf)
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _count(state: Mapping[str, Tensor], part: str) -> int:
+    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith(f"{part}."))
+
+
+def _norm(x: Tensor, part: Mapping[str, Tensor], name: str, eps: float) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    deviation = (centred.square().mean(-1, keepdim=True) + eps).sqrt()
     return centred / deviation * part[f"{name}.weight"] + part[f"{name}.bias"]
 
 
-def _attention(x: Tensor, part: Mapping[str, Tensor], heads: int) -> Tensor:
+def _mlp(x: Tensor, part: Mapping[str, Tensor]) -> Tensor:
+    hidden = F.gelu(x @ part["mlp.fc1.weight"].T + part["mlp.fc1.bias"])
+    return hidden @ part["mlp.fc2.weight"].T + part["mlp.fc2.bias"]
+
+
+def _attention(x: Tensor, part: Mapping[str, Tensor], heads: int, bias: Tensor | float = 0.0) -> Tensor:
     N, C = x.shape
     qkv = x @ part["attn.qkv.weight"].T + part["attn.qkv.bias"]
     q, k, v = qkv.view(N, 3, heads, C // heads).permute(1, 2, 0, 3)  # (heads, N, d)
-    mixed = (q @ k.transpose(1, 2) / math.sqrt(C // heads)).softmax(-1) @ v
+    mixed = (q @ k.transpose(1, 2) / math.sqrt(C // heads) + bias).softmax(-1) @ v
     return mixed.transpose(0, 1).reshape(N, C) @ part["attn.proj.weight"].T + part["attn.proj.bias"]
-
-
-def largest_difference(tokens: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference, relative to the largest expected magnitude; infinite where shapes differ."""
-    if tokens.shape != expected.shape or not (tokens.isfinite().all() and expected.isfinite().all()):
-        return math.inf
-    return ((tokens - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

@@ -21,25 +21,18 @@ HEADS = {
     (1280, 32): 16,
     (1536, 40): 24,
 }
-MOCO_V3_HEADS = {**HEADS, (384, 12): 12}  # its ViT-S alone has 12 heads of width 32
+MOCO_V3_HEADS = {**HEADS, (384, 12): 12}  # its ViT-S has 12 heads of width 32
+MAE_HEADS = {
+    size: HEADS[size] for size in ((768, 12), (1024, 24), (1280, 32))
+}  # others under its layout are not its own
 
-SYNONYMS = {"online": "student", "key": "teacher"}  # MoBY's and MoCo's words for the two networks
+SYNONYMS = {"online": "student", "key": "teacher"}  # MoBY's words for the two networks
 
-# Top-level entries that hold no network: state of optimisers, scalers and schedules.
+# Top-level entries that hold no network: the state of optimisers, scalers and schedules.
 BOOKKEEPING = (
     "optimizer", "optimizers", "lr_scheduler", "scheduler", "param_schedulers", "scaler", "fp16_scaler", "loss_scaler",
     "amp", "message_hub",
 )  # fmt: skip
-
-DINO_HEAD = ("head.mlp.*", "head.last_layer.*")
-CLASSIFIER = ("head.weight", "head.bias")
-SWIN_BUFFERS = ("layers.*.attn_mask", "layers.*.relative_position_index")  # computed from the window size
-SWIN_SIGN = "layers.0.blocks.0.attn.relative_position_bias_table"
-
-
-def _both(*parts: str) -> tuple[str, ...]:
-    """``parts`` of the student and of the teacher."""
-    return tuple(f"{network}.{part}" for network in ("student", "teacher") for part in parts)
 
 
 @dataclass(frozen=True)
@@ -49,15 +42,16 @@ class Family:
     Args:
         name: what a record calls the layout.
         method: the display name of what was pretrained, where no metadata says it.
-        signs: patterns that must each match a tensor's name or a top-level entry of the file.
+        signs: patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b``
+            asks for either.
         absent: patterns that must match none.
         cls_row: whether the position embeddings must (True) or must not (False) have a row for [CLS].
         networks: network -> prefix of its backbone; downstream tasks take the first by default.
-        left_out: whole names beside the networks that belong to no backbone.
+        left_out: names beside the networks that belong to no backbone.
         backbone_left_out: names within a backbone that ours has no use for.
         rename: (regular expression, replacement) pairs from the family's backbone names to ours.
-        fixed: what every member has of :class:`~selfpatch.pretrain.vit.VisionTransformer`'s options; the rest is read
-            off the tensors.
+        cls_without_row: whether [CLS] may come without a row in the position embeddings.
+        fixed: what every member has of the ViT's options; the rest is read off the tensors.
         heads: (width, depth) -> heads.
     """
 
@@ -70,14 +64,15 @@ class Family:
     left_out: tuple[str, ...] = ()
     backbone_left_out: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
+    cls_without_row: bool = False
     fixed: Mapping[str, bool] = field(default_factory=dict)
     heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)
 
     def fits(self, marks: Collection[str], cls_row: bool | None) -> bool:
-        """Whether a file with these names and top-level entries, and such a table of positions, is of this family."""
+        """Whether a file with these names and entries, and such a table of positions, is of this family."""
         if self.cls_row is not None and cls_row is not None and self.cls_row != cls_row:
             return False
-        return all(matches(marks, sign) for sign in self.signs) and not any(matches(marks, no) for no in self.absent)
+        return all(_found(marks, sign) for sign in self.signs) and not any(_found(marks, no) for no in self.absent)
 
     def renamed(self, name: str) -> str:
         """Our name of a backbone tensor."""
@@ -86,15 +81,28 @@ class Family:
         return name
 
 
-def matches(names: Collection[str], pattern: str) -> bool:
-    """Whether any of ``names`` matches ``pattern``."""
-    return pattern in names or any(fnmatchcase(name, pattern) for name in names)
+def _found(marks: Collection[str], sign: str) -> bool:
+    return any(pattern in marks or any(fnmatchcase(mark, pattern) for mark in marks) for pattern in sign.split("|"))
+
+
+def _both(*parts: str) -> tuple[str, ...]:
+    """``parts`` of the student and of the teacher."""
+    return tuple(f"{network}.{part}" for network in ("student", "teacher") for part in parts)
 
 
 PLAIN = {"layer_scale": False, "registers": False}
 WITH_CLS = {**PLAIN, "cls_token": True, "final_norm": True}
 WITHOUT_CLS = {**PLAIN, "cls_token": False, "final_norm": False}
 TEACHER_STUDENT = {"teacher": "teacher.backbone.", "student": "student.backbone."}
+TEACHER = {"teacher": ""}  # a bare backbone, published from the teacher
+
+DINO_HEAD = ("head.mlp.*", "head.last_layer.*")
+CLASSIFIER = ("head.weight", "head.bias", "head.fc.weight", "head.fc.bias")
+SWIN_BUFFERS = ("layers.*.attn_mask", "layers.*.relative_position_index")  # follow from the window size
+SWIN_SIGN = "layers.0.blocks.*"
+VIT_SIGN = "blocks.*"
+LAYER_SCALE = "(LayerScale)"  # a mark that the reader adds where most blocks have it
+BEYOND_PLAIN = ("head.*", "fc_norm.*", "reg_token", LAYER_SCALE)
 
 FAMILIES = (
     Family(
@@ -103,12 +111,12 @@ FAMILIES = (
         signs=("meta.arch", "meta.method"),
         networks=TEACHER_STUDENT,
         left_out=(
-            *_both("head.*", "cls_head.*", "patch_head.*", "aggregation.*", "projector.*", "predictor.*"),
-            *_both("patch_projector.*", "patch_predictor.*"),
-            "centre", "cls_centre", "patch_centre",
-            "queue*", "patch_queue*", "iteration",
+            *_both("head.*", "cls_head.*", "patch_head.*", "aggregation.*"),
+            *_both("projector.*", "predictor.*", "patch_projector.*", "patch_predictor.*"),
+            "centre", "cls_centre", "patch_centre", "queue*", "patch_queue*",
         ),
     ),
+    # Full training checkpoints of self-distillation: {student, teacher, optimizer, epoch, args, ..._loss}.
     Family(
         name="selfpatch",
         method="DINO+SelfPatch",
@@ -120,36 +128,149 @@ FAMILIES = (
     Family(
         name="ibot",
         method="iBOT",
-        signs=("teacher.backbone.*", "student.backbone.masked_embed"),
+        signs=("teacher.backbone.*|student.backbone.*", "student.backbone.masked_embed|ibot_loss"),
         networks=TEACHER_STUDENT,
-        left_out=(*_both("head.*"), "ibot_loss.*"),
+        left_out=(*_both(*DINO_HEAD, "head.mlp2.*", "head.last_layer2.*"), "ibot_loss.*"),
         backbone_left_out=("masked_embed",),
         fixed=WITH_CLS,
     ),
     Family(
+        name="dinov2",
+        method="DINOv2",
+        signs=("teacher.backbone.mask_token", "teacher.dino_head.*|teacher.ibot_head.*"),
+        networks=TEACHER_STUDENT,
+        left_out=(*_both("dino_head.*", "ibot_head.*"), "dino_loss.*", "ibot_patch_loss.*"),
+        backbone_left_out=("mask_token",),
+        rename=((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),),  # saved in chunks: blocks.<chunk>.<block>.
+        fixed={"cls_token": True, "final_norm": True},
+    ),
+    Family(
         name="dino",
         method="DINO",
-        signs=("teacher.backbone.*", "teacher.head.*"),
+        signs=("teacher.backbone.*|student.backbone.*", "teacher.head.*|student.head.*"),
         networks=TEACHER_STUDENT,
         left_out=(*_both(*DINO_HEAD), "dino_loss.*"),
+        fixed=WITH_CLS,
+    ),
+    # Contrastive methods: downstream tasks take the online encoder.
+    Family(
+        name="moby",  # with DeiT-S or Swin-T, told apart by the tensors
+        method="MoBY",
+        signs=("encoder.*", "encoder_k.*"),
+        networks={"student": "encoder.", "teacher": "encoder_k."},
+        left_out=("projector.*", "projector_k.*", "predictor.*", "queue1", "queue2", "queue_ptr"),
+        backbone_left_out=SWIN_BUFFERS,
+        fixed=WITH_CLS,
+    ),
+    Family(
+        name="mocov3",
+        method="MoCo v3",
+        signs=("base_encoder.*", "momentum_encoder.*"),
+        networks={"student": "base_encoder.", "teacher": "momentum_encoder."},
+        left_out=("predictor.*",),
+        backbone_left_out=("head.*",),  # its projector
+        fixed=WITH_CLS,
+        heads=MOCO_V3_HEADS,
+    ),
+    Family(
+        name="mocov3-linear",
+        method="MoCo v3",
+        signs=("state_dict", "arch", "best_acc1", VIT_SIGN, "head.weight"),
+        backbone_left_out=("best_acc1", *CLASSIFIER),
+        fixed=WITH_CLS,
+        heads=MOCO_V3_HEADS,
+    ),
+    # Masked autoencoders: with the decoder, the encoder alone, or fine-tuned.
+    Family(
+        name="mae",
+        method="MAE",
+        signs=(VIT_SIGN, "decoder_blocks.*"),
+        backbone_left_out=("mask_token", "decoder_*"),
+        fixed=WITH_CLS,
+        heads=MAE_HEADS,
+    ),
+    Family(
+        name="mae-encoder",
+        method="MAE",
+        signs=("model", VIT_SIGN),
+        absent=BEYOND_PLAIN,
+        fixed=WITH_CLS,
+        heads=MAE_HEADS,
+    ),
+    Family(
+        name="mae-finetuned",
+        method="MAE (fine-tuned)",
+        signs=("model", VIT_SIGN, "fc_norm.*"),
+        backbone_left_out=("fc_norm.*", *CLASSIFIER),  # the norm of the pooled feature belongs to the classifier
+        fixed={**PLAIN, "cls_token": True, "final_norm": False},
+        heads=MAE_HEADS,
+    ),
+    Family(
+        name="dinov2-backbone",
+        method="DINOv2",
+        signs=("mask_token", LAYER_SCALE),
+        networks=TEACHER,
+        backbone_left_out=("mask_token",),
+        rename=((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),),
+        fixed={"cls_token": True, "final_norm": True},
+    ),
+    # Supervised models and timm's names.
+    Family(
+        name="swin",
+        method="Swin (supervised)",
+        signs=(SWIN_SIGN, "layers.0.downsample.*"),
+        backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER),
+    ),
+    Family(
+        name="swin-timm",
+        method="Swin (timm)",
+        signs=(SWIN_SIGN, "layers.3.downsample.*"),
+        backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER),
+        # timm's stage begins with the merging of patches, the official one ends with it
+        rename=tuple((rf"^layers\.{i + 1}\.downsample", f"layers.{i}.downsample") for i in range(3)),
+    ),
+    Family(
+        name="deit",
+        method="DeiT (supervised)",
+        signs=("model", VIT_SIGN, "head.weight"),
+        backbone_left_out=CLASSIFIER,
+        fixed=WITH_CLS,
+    ),
+    Family(
+        name="vit-timm",
+        method="ViT (timm)",
+        signs=(VIT_SIGN, f"head.*|fc_norm.*|reg_token|{LAYER_SCALE}"),
+        absent=("state_dict", "model"),
+        backbone_left_out=("fc_norm.*", *CLASSIFIER),
+        rename=((r"^reg_token$", "register_tokens"),),
+        cls_without_row=True,
+    ),
+    # Bare backbones.
+    Family(
+        name="ibot-backbone",
+        method="iBOT",
+        signs=("state_dict", VIT_SIGN),
+        absent=BEYOND_PLAIN,
+        cls_row=True,
+        backbone_left_out=("masked_embed",),
+        fixed=WITH_CLS,
+    ),
+    Family(
+        name="dino-backbone",
+        method="DINO",
+        signs=(VIT_SIGN,),
+        absent=(*BEYOND_PLAIN, "model"),
+        cls_row=True,
+        networks=TEACHER,
         fixed=WITH_CLS,
     ),
     Family(
         name="selfpatch-backbone",
         method="DINO+SelfPatch",
-        signs=("blocks.*", "patch_embed.*"),
-        absent=("head.*", "fc_norm.*", "reg_token", "mask_token", "blocks.*.ls1.gamma"),
+        signs=(VIT_SIGN,),
+        absent=BEYOND_PLAIN,
         cls_row=False,
-        networks={"teacher": ""},
+        networks=TEACHER,
         fixed=WITHOUT_CLS,
-    ),
-    Family(
-        name="dino-backbone",
-        method="DINO",
-        signs=("blocks.*", "patch_embed.*"),
-        absent=("head.*", "fc_norm.*", "reg_token", "mask_token", "blocks.*.ls1.gamma", "state_dict", "model"),
-        cls_row=True,
-        networks={"teacher": ""},
-        fixed=WITH_CLS,
     ),
 )  # fmt: skip

@@ -164,7 +164,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.register_tokens = nn.Parameter(torch.zeros(1, register_tokens, dim)) if register_tokens else None
         self.pos_embed = nn.Parameter(torch.zeros(1, int(cls_token) + self.grid_side**2, dim))
-        rates = torch.linspace(0, drop_path_rate, self.depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, self.depth, device="cpu").tolist()  # also under a meta device
         self.blocks = nn.ModuleList(Block(dim, self.heads, rate, layer_scale) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
         self.init_weights()

@@ -1,0 +1,507 @@
+"""The door for checkpoints: every family's layout goes in whole, and nothing that is broken goes in at all."""
+
+import argparse
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from selfpatch.eval.convert import load_backbone
+from selfpatch.eval.families import FAMILIES
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.vit import VisionTransformer
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))
+DIM, DEPTH, HEADS = 48, 2, 3
+
+
+def vit(seed=0, **options):
+    """Random tensors of a small ViT: every one of them non-trivial, so that none can be mistaken for a fresh one."""
+    model = VisionTransformer(embed_dim=DIM, depth=DEPTH, heads=HEADS, patch_size=8, img_size=32, **options)
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.3 * torch.randn(t.shape, generator=generator) for name, t in model.state_dict().items()}
+
+
+def under(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def head(prefix, out=16):
+    return {
+        f"{prefix}mlp.0.weight": torch.randn(8, DIM),
+        f"{prefix}mlp.0.bias": torch.randn(8),
+        f"{prefix}mlp.2.weight": torch.randn(4, 8),
+        f"{prefix}mlp.2.bias": torch.randn(4),
+        f"{prefix}last_layer.weight_g": torch.ones(out, 1),
+        f"{prefix}last_layer.weight_v": torch.randn(out, 4),
+    }
+
+
+def class_attention(prefix):
+    names = ("norm1.weight", "attn.q.weight", "attn.k.weight", "attn.v.weight", "attn.proj.weight", "mlp.fc1.weight")
+    return {
+        f"{prefix}cls_token": torch.randn(1, 1, DIM),
+        **{f"{prefix}cls_blocks.0.{name}": torch.randn(DIM, DIM) for name in names},
+        f"{prefix}norm.weight": torch.randn(DIM),
+    }
+
+
+def classifier():
+    return {"head.weight": torch.randn(10, DIM), "head.bias": torch.randn(10)}
+
+
+def moby_head(prefix):
+    norm = {f"{prefix}linear_hidden.2.{name}": torch.randn(8) for name in ("weight", "bias", "running_mean")}
+    counted = {f"{prefix}linear_hidden.2.num_batches_tracked": torch.tensor(3)}
+    return (
+        {f"{prefix}linear_hidden.1.weight": torch.randn(8, DIM), f"{prefix}linear_out.weight": torch.randn(4, 8)}
+        | norm
+        | counted
+    )
+
+
+def bookkeeping(epoch=200):
+    """What training scripts save beside the networks: an optimiser's state holds tensors, args are a Namespace."""
+    return {
+        "optimizer": {"state": {0: {"exp_avg": torch.randn(3), "step": 5}}, "param_groups": [{"lr": np.float64(1e-3)}]},
+        "epoch": epoch,
+        "args": argparse.Namespace(arch="vit_small", lr=5e-4, global_crops_scale=(0.25, 1.0)),
+        "fp16_scaler": {"scale": 65536.0},
+    }
+
+
+# A builder takes the tensors of the default network and of the other one, and gives the file's content, the path to the
+# dictionary that holds the default network, and the prefix of its names there.
+def selfpatch_full(own, other):
+    def network(prefix, state):
+        heads = head(f"{prefix}c_head.") | head(f"{prefix}p_head.", out=6)
+        return under(f"{prefix}backbone.", state) | class_attention(f"{prefix}ca_head.") | heads
+
+    losses = {"center": torch.zeros(1, 16), "patch_center": torch.zeros(1, 6)}
+    return (
+        {"student": network("module.", other), "teacher": network("", own), "dino_loss": losses, **bookkeeping()},
+        ("teacher",),
+        "backbone.",
+    )
+
+
+def dino_full(own, other):
+    student = under("module.backbone.", other) | head("module.head.")
+    teacher = under("module.backbone.", own) | head("module.head.")
+    content = {"student": student, "teacher": teacher, "dino_loss": {"center": torch.zeros(1, 16)}, **bookkeeping(100)}
+    return content, ("teacher",), "module.backbone."
+
+
+def ibot_full(own, other):
+    student = under("module.backbone.", other) | {"module.backbone.masked_embed": torch.zeros(1, DIM)}
+    content = {
+        "student": student | head("module.head."),
+        "teacher": under("backbone.", own) | head("head."),
+        "ibot_loss": {"center": torch.zeros(1, 16), "center2": torch.zeros(1, 1, 16)},
+        **bookkeeping(),
+    }
+    return content, ("teacher",), "backbone."
+
+
+def moby_vit(own, other):
+    queues = {"queue1": torch.randn(4, 8), "queue2": torch.randn(4, 8), "queue_ptr": torch.zeros(1, dtype=torch.long)}
+    heads = moby_head("projector.") | moby_head("projector_k.") | moby_head("predictor.")
+    model = under("encoder.", own) | under("encoder_k.", other) | heads | queues
+    return {"model": model, "lr_scheduler": {"t": 1}, "max_accuracy": 0.0, **bookkeeping(299)}, ("model",), "encoder."
+
+
+def mocov3_full(own, other):
+    projector = {"head.0.weight": torch.randn(8, DIM), "head.1.running_mean": torch.randn(8)}
+    names = under("module.base_encoder.", own | projector) | under("module.momentum_encoder.", other | projector)
+    content = {"epoch": 300, "arch": "vit_small", "optimizer": bookkeeping()["optimizer"]}
+    return (
+        content | {"state_dict": names | {"module.predictor.0.weight": torch.randn(8, 8)}},
+        ("state_dict",),
+        "module.base_encoder.",
+    )
+
+
+def mocov3_linear(own, other):
+    content = {"epoch": 90, "arch": "vit_small", "best_acc1": torch.tensor(73.2)}
+    return content | {"state_dict": under("module.", own | classifier())}, ("state_dict",), "module."
+
+
+def mae_full(own, other):
+    decoder = {
+        "mask_token": torch.zeros(1, 1, 32),
+        "decoder_embed.weight": torch.randn(32, DIM),
+        "decoder_pos_embed": torch.randn(1, 17, 32),
+        "decoder_blocks.0.norm1.weight": torch.randn(32),
+        "decoder_norm.weight": torch.randn(32),
+        "decoder_pred.weight": torch.randn(768, 32),
+    }
+    return {"model": own | decoder, "scaler": {"scale": 1.0}, **bookkeeping(399)}, ("model",), ""
+
+
+def dinov2_train(own, other):
+    chunked = {name.replace("blocks.", "blocks.0."): tensor for name, tensor in own.items()}
+    teacher = under("backbone.", chunked | {"mask_token": torch.zeros(1, DIM)})
+    return {"teacher": teacher | head("dino_head.") | head("ibot_head.")}, ("teacher",), "backbone."
+
+
+def timm_registers(own, other):
+    """timm's DINOv2 with registers: [CLS] has its position added in, and no row of its own in the table."""
+    merged = own["cls_token"] + own["pos_embed"][:, :1]
+    return flat(own | {"cls_token": merged, "pos_embed": own["pos_embed"][:, 1:]}, reg_token=own["register_tokens"])
+
+
+def flat(state, **extra):
+    kept = {name: tensor for name, tensor in state.items() if name != "register_tokens" or "reg_token" not in extra}
+    return {**kept, **extra}, (), ""
+
+
+def wrapped(wrapper, **extra):
+    return lambda own, other: ({wrapper: own | extra}, (wrapper,), "")
+
+
+ours_meta = {"method": "DINO+SelfPatch", "epoch": 7, "seed": 3, "config": {"lr": 0.1}, "train_data": "toy"}
+
+
+def ours(own, other, method="DINO+SelfPatch", networks=("teacher", "student")):
+    first, second = networks
+    arch = VisionTransformer(embed_dim=DIM, depth=DEPTH, heads=HEADS, patch_size=8, img_size=32, **NO_CLS).arch
+    heads = under("student.aggregation.", {"cls_token": torch.zeros(1, 1, DIM)}) | head("student.cls_head.")
+    heads |= head("teacher.cls_head.") | head("teacher.patch_head.") | {"cls_centre": torch.zeros(16)}
+    content = {
+        "meta": {**ours_meta, "method": method, "arch": arch},
+        "state_dict": under(f"{first}.backbone.", own) | under(f"{second}.backbone.", other) | heads,
+        "optimizer": bookkeeping()["optimizer"],
+    }
+    return content, ("state_dict",), f"{first}.backbone."
+
+
+def ours_moby(own, other):
+    return ours(own, other, method="MoBY", networks=("student", "teacher"))
+
+
+NO_CLS = {"cls_token": False, "final_norm": False}
+V2 = {"layer_scale": 1.0}
+LAYOUTS = {  # layout: (the family it must be recognised as, its ViT's options, builder)
+    "ours": ("ours", NO_CLS, ours),
+    "ours, MoBY": ("ours", NO_CLS, ours_moby),
+    "SelfPatch": ("selfpatch", NO_CLS, selfpatch_full),
+    "SelfPatch, backbone": ("selfpatch-backbone", NO_CLS, lambda own, other: flat(own)),
+    "DINO": ("dino", {}, dino_full),
+    "DINO, backbone": ("dino-backbone", {}, lambda own, other: flat(own)),
+    "iBOT": ("ibot", {}, ibot_full),
+    "iBOT, backbone": ("ibot-backbone", {}, wrapped("state_dict")),
+    "MoBY, DeiT": ("moby", {}, moby_vit),
+    "MoCo v3": ("mocov3", {}, mocov3_full),
+    "MoCo v3, linear": ("mocov3-linear", {}, mocov3_linear),
+    "MAE": ("mae", {}, mae_full),
+    "MAE, encoder": ("mae-encoder", {}, wrapped("model")),
+    "MAE, fine-tuned": (
+        "mae-finetuned",
+        {"final_norm": False},
+        wrapped("model", **{"fc_norm.weight": torch.randn(DIM), "fc_norm.bias": torch.randn(DIM)}, **classifier()),
+    ),
+    "DINOv2": ("dinov2-backbone", V2, lambda own, other: flat(own, mask_token=torch.zeros(1, DIM))),
+    "DINOv2, registers": (
+        "dinov2-backbone",
+        {**V2, "register_tokens": 4},
+        lambda own, other: flat(own, mask_token=torch.zeros(1, DIM)),
+    ),
+    "DINOv2, training": ("dinov2", V2, dinov2_train),
+    "DeiT": ("deit", {}, wrapped("model", **classifier())),
+    "timm": ("vit-timm", {}, lambda own, other: flat(own | classifier())),
+    "timm, registers": ("vit-timm", {**V2, "register_tokens": 4}, timm_registers),
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@lru_cache
+def built(layout):
+    _, options, build = LAYOUTS[layout]
+    own, other = vit(seed=1, **options), vit(seed=2, **options)
+    return *build(own, other), own
+
+
+def content_of(layout):
+    """A file's content, where in it the default network lies (path, prefix), and its tensors under our names."""
+    content, path, prefix, own = built(layout)
+    return copied(content), path, prefix, dict(own)
+
+
+def copied(content):
+    """New dictionaries, the same tensors."""
+    return {k: copied(v) for k, v in content.items()} if isinstance(content, dict) else content
+
+
+def network_in(content, path):
+    for key in path:
+        content = content[key]
+    return content
+
+
+def load(tmp_path, content, **kwargs):
+    torch.save(content, tmp_path / "checkpoint.pth")
+    return load_backbone(tmp_path / "checkpoint.pth", **kwargs)
+
+
+def heads_of(layout):
+    return {} if layout.startswith("ours") else {"heads": HEADS}
+
+
+def test_every_vit_family_has_a_layout_here():
+    covered = {family for family, _, _ in LAYOUTS.values()}
+    assert covered == {family.name for family in FAMILIES if not family.name.startswith("swin")}
+
+
+@each_layout
+def test_a_family_converts_with_a_certificate(layout, tmp_path):
+    content, _, _, own = content_of(layout)
+    loaded = load(tmp_path, content, **heads_of(layout))
+    assert loaded.family == LAYOUTS[layout][0]
+    assert len(loaded.certificate) == 2
+    assert str(len(own)) in loaded.certificate[0]
+    if layout == "timm, registers":  # the same network, its [CLS] position added in
+        own["cls_token"], own["pos_embed"] = own["cls_token"] + own["pos_embed"][:, :1], own["pos_embed"].clone()
+        own["pos_embed"][:, 0] = 0
+    assert own.keys() == loaded.model.state_dict().keys()
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, own[name]), name
+    assert not loaded.model.training
+
+
+@each_layout
+def test_safetensors_hold_the_same(layout, tmp_path):
+    from safetensors.torch import save_file
+
+    content, path, _, own = content_of(layout)
+    if path:  # the format is flat: only bare backbones and timm's models come in it
+        pytest.skip("a nested layout")
+    save_file({name: tensor.contiguous() for name, tensor in content.items()}, tmp_path / "model.safetensors")
+    loaded = load_backbone(tmp_path / "model.safetensors", heads=HEADS)
+    assert loaded.family == LAYOUTS[layout][0]
+    assert torch.equal(loaded.state["blocks.0.attn.qkv.weight"], own["blocks.0.attn.qkv.weight"])
+
+
+def backbone_names(layout):
+    content, path, prefix, own = content_of(layout)
+    entry = network_in(content, path)
+    tables = (f"{prefix}pos_embed", f"{prefix}cls_token")  # timm's registers come with others
+    return sorted(name for name, t in entry.items() if name in tables or any(t is kept for kept in own.values()))
+
+
+@each_layout
+@pytest.mark.parametrize("change", ["removed", "reshaped"])
+def test_any_tensor_removed_or_reshaped_fails_with_its_name(layout, change, tmp_path):
+    names = backbone_names(layout)
+    assert len(names) >= len(built(layout)[3])
+    for name in names:
+        content, path, _, _ = content_of(layout)
+        entry = network_in(content, path)
+        if change == "removed":
+            if name.endswith(("register_tokens", "reg_token")):
+                continue  # without them it is a whole ViT without registers, such as DINOv2's first ones
+            del entry[name]
+        else:
+            entry[name] = torch.cat([entry[name], entry[name]], dim=-1)
+        with pytest.raises(UserError) as error:
+            load(tmp_path, content, **heads_of(layout))
+        assert ours_of(name) in str(error.value), f"{name}: {error.value}"
+
+
+def ours_of(name):
+    """The end of a name that is the same in the file and in a message."""
+    if name == "reg_token":
+        return "reg"
+    return name.rpartition("backbone.")[2].removeprefix("module.").rpartition("blocks.0.")[2]
+
+
+@each_layout
+@pytest.mark.parametrize("extra", ["blocks.0.attn.extra.weight", "blocks.1.ls1.bias", "dist_token", "unheard_of"])
+def test_one_tensor_too_many_fails_with_its_name(layout, extra, tmp_path):
+    content, path, prefix, _ = content_of(layout)
+    network_in(content, path)[prefix + extra] = torch.randn(DIM)
+    with pytest.raises(UserError, match=extra):
+        load(tmp_path, content, **heads_of(layout))
+
+
+@pytest.mark.parametrize("layout", ["SelfPatch", "SelfPatch, backbone"])
+@pytest.mark.parametrize("extra", ["cls_token", "norm.weight"])
+def test_selfpatch_with_a_part_of_dino_is_refused(layout, extra, tmp_path):
+    content, path, prefix, _ = content_of(layout)
+    network_in(content, path)[prefix + extra] = torch.randn(1, 1, DIM)
+    with pytest.raises(UserError, match=extra):
+        load(tmp_path, content, heads=HEADS)
+
+
+def test_an_unknown_part_beside_the_backbones_is_refused(tmp_path):
+    content, _, _, _ = content_of("DINO")
+    content["teacher"]["module.surprise.weight"] = torch.randn(3)
+    with pytest.raises(UserError, match=r"surprise\.weight"):
+        load(tmp_path, content, heads=HEADS)
+
+
+def test_many_wrong_names_are_counted_not_listed(tmp_path):
+    content, _, _, _ = content_of("DINO, backbone")
+    content |= {f"extra{i}": torch.randn(2) for i in range(12)}
+    with pytest.raises(UserError, match="… and 7 more"):
+        load(tmp_path, content, heads=HEADS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "default", "other"),
+    [("SelfPatch", "teacher", "student"), ("DINO", "teacher", "student"), ("MoBY, DeiT", "student", "key"),
+     ("MoCo v3", "student", "teacher"), ("ours", "teacher", "student"), ("ours, MoBY", "student", "key")],
+)  # fmt: skip
+def test_which_network_is_taken(layout, default, other, tmp_path):
+    content, _, _, own = content_of(layout)
+    loaded = load(tmp_path, content, **heads_of(layout))
+    assert loaded.which == default
+    assert torch.equal(loaded.state["pos_embed"], own["pos_embed"])
+    second = load(tmp_path, content, which=other, **heads_of(layout))
+    assert not torch.equal(second.state["pos_embed"], own["pos_embed"])
+    assert second.weights_sha256 != loaded.weights_sha256
+    assert second.checkpoint_sha256 == loaded.checkpoint_sha256
+
+
+def test_a_bare_teacher_is_no_student(tmp_path):
+    with pytest.raises(UserError, match="no student network"):
+        load(tmp_path, content_of("DINO, backbone")[0], heads=HEADS, which="student")
+
+
+class TestHeads:
+    def test_the_metadata_knows(self, tmp_path):
+        loaded = load(tmp_path, content_of("ours")[0])
+        assert (loaded.arch["heads"], loaded.heads_from) == (HEADS, "metadata")
+
+    def test_a_contradiction_names_both(self, tmp_path):
+        with pytest.raises(UserError, match=r"3 heads.*--heads says 4"):
+            load(tmp_path, content_of("ours")[0], heads=4)
+
+    def test_an_unpublished_size_asks(self, tmp_path):
+        with pytest.raises(UserError, match="--heads N"):
+            load(tmp_path, content_of("DINO, backbone")[0])
+
+    def test_heads_that_do_not_divide_the_width(self, tmp_path):
+        with pytest.raises(UserError, match="5 heads"):
+            load(tmp_path, content_of("DINO, backbone")[0], heads=5)
+
+    @pytest.mark.parametrize(
+        ("wrapper", "prefix", "heads"), [(None, "", 6), ("state_dict", "module.base_encoder.", 12)]
+    )
+    def test_the_table_knows_that_moco_v3_has_twelve(self, wrapper, prefix, heads, tmp_path):
+        with torch.device("meta"):
+            shapes = VisionTransformer("small", img_size=32).state_dict()
+        state = {name: torch.full(tensor.shape, 0.01) for name, tensor in shapes.items()}
+        names = under(prefix, state) | (under("module.momentum_encoder.", state) if wrapper else {})
+        loaded = load(tmp_path, {wrapper: names} if wrapper else names)
+        assert (loaded.arch["heads"], loaded.heads_from, loaded.arch["name"]) == (heads, "arch table", "vit-s16")
+
+
+def test_our_metadata_goes_along(tmp_path):
+    loaded = load(tmp_path, content_of("ours")[0])
+    assert (loaded.method, loaded.epoch, loaded.seed) == ("DINO+SelfPatch", 7, 3)
+    assert (loaded.config, loaded.train_data) == ({"lr": 0.1}, "toy")
+    assert load(tmp_path, content_of("SelfPatch")[0], heads=HEADS).epoch == 200
+
+
+def test_metadata_that_contradicts_the_tensors_is_refused(tmp_path):
+    content = content_of("ours")[0]
+    content["meta"]["arch"] = {**content["meta"]["arch"], "depth": 12}
+    with pytest.raises(UserError, match="depth 12 but the tensors 2"):
+        load(tmp_path, content)
+
+
+def test_half_precision_weights_are_read_as_float32(tmp_path):
+    content = {name: tensor.half() for name, tensor in vit().items()}
+    assert {t.dtype for t in load(tmp_path, content, heads=HEADS).state.values()} == {torch.float32}
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    content = content_of("DINO, backbone")[0]
+    content["blocks.1.mlp.fc1.weight"] = torch.full_like(content["blocks.1.mlp.fc1.weight"], float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        load(tmp_path, content, heads=HEADS)
+
+
+def test_a_resnet_is_refused(tmp_path):
+    names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.1.conv2.weight", "fc.weight")
+    with pytest.raises(UserError, match="ResNet, not a ViT or a Swin"):
+        load(tmp_path, {"state_dict": {name: torch.randn(4, 4) for name in names}})
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.randn(3)], torch.randn(3), {"some.weight": torch.randn(3)}])
+def test_what_is_no_network_is_refused(content, tmp_path):
+    with pytest.raises(UserError):
+        load(tmp_path, content)
+
+
+class TestCheckInTheModelThatTrains:
+    @pytest.fixture
+    def loaded(self, tmp_path):
+        return load(tmp_path, content_of("DINO, backbone")[0], heads=HEADS)
+
+    @pytest.fixture
+    def model(self, loaded):
+        model = VisionTransformer(
+            embed_dim=DIM, depth=DEPTH, heads=HEADS, patch_size=8, img_size=32, drop_path_rate=0.3
+        )
+        model.load_state_dict(loaded.state)
+        return model.train()
+
+    def test_the_same_weights_pass_inside_another_module(self, loaded, model):
+        loaded.check(torch.nn.Sequential(model, torch.nn.Linear(3, 3)))
+        assert model.training
+
+    def test_weights_initialised_again_are_caught(self, loaded, model):
+        model.init_weights()
+        with pytest.raises(UserError, match=r"blocks\.0\.attn\.proj"):
+            loaded.check(model)
+
+    def test_one_changed_number_is_caught(self, loaded, model):
+        with torch.no_grad():
+            model.blocks[1].mlp.fc2.bias[0] += 1e-3
+        with pytest.raises(UserError, match=r"blocks\.1\.mlp\.fc2\.bias"):
+            loaded.check(model)
+
+    def test_another_number_of_heads_is_caught(self, loaded, model):
+        for block in model.blocks:
+            block.attn.heads = 4
+        with pytest.raises(UserError, match="3 heads"):
+            loaded.check(model)
+
+    def test_parts_that_the_target_lacks_are_said(self, loaded, model):
+        model.norm = torch.nn.Identity()
+        loaded.check(model, without=("norm.",))
+        with pytest.raises(UserError, match=r"norm\.weight"):
+            loaded.check(model)
+
+
+@pytest.mark.parametrize("family", ["dino", "selfpatch"])
+@pytest.mark.parametrize("full", [True, False])
+def test_golden_tokens(family, full, tmp_path):
+    """The published ViTs' weights, in their checkpoints' layout, give the recorded tokens."""
+    files = sorted(GOLDEN.glob(f"vit_{family}*.npz"))
+    if not files:
+        pytest.skip(f"no golden files in {GOLDEN}")
+    for file in files:
+        values = np.load(file)
+        own = {
+            name.removeprefix("weights/"): torch.from_numpy(values[name])
+            for name in values
+            if name.startswith("weights/")
+        }
+        build = {"dino": dino_full, "selfpatch": selfpatch_full}[family]
+        loaded = load(tmp_path, build(own, own)[0] if full else own, heads=3)
+        assert loaded.family == (family if full else f"{family}-backbone")
+        sizes = [name.removeprefix("image/") for name in values if name.startswith("image/")]
+        assert sizes
+        for size in sizes:
+            image = torch.from_numpy(values[f"image/{size}"]).float()
+            taps = sorted(int(n.rpartition("block")[2]) for n in values if n.startswith(f"tokens/{size}/"))
+            with torch.no_grad():
+                tokens, _ = loaded.model.tokens_of(image, taps)
+            for tap, found in zip(taps, tokens, strict=True):
+                np.testing.assert_allclose(found.numpy(), values[f"tokens/{size}/block{tap}"], atol=1e-4, rtol=0)
