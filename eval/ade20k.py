@@ -129,7 +129,7 @@ def model_config(
 
     model = config.model.to_dict()
     model["backbone"] = {**training.backbone_config(backbone, args, recipe), **model.get("backbone", {})}
-    widths = out_channels(backbone.arch, len(recipe.taps))
+    widths = out_channels(backbone.arch, recipe.taps)
     for part in ("neck", "decode_head", "auxiliary_head"):
         if part in model and "in_channels" not in model[part]:
             index = model[part].get("in_index", list(range(len(widths))))

@@ -103,10 +103,9 @@ def _swin_tokens(state: Mapping[str, Tensor], heads: list[int]) -> Tensor:
             part = _under(state, f"layers.{stage}.blocks.{i}.")
             table = part["attn.relative_position_bias_table"]
             window, (h, w) = (math.isqrt(len(table)) + 1) // 2, x.shape[:2]
+            shift = window // 2 if i % 2 and min(h, w) > window else 0
             padded = F.pad(_norm(x, part, "norm1", 1e-5), (0, 0, 0, -w % window, 0, -h % window))
-            bias = _window_bias(
-                *padded.shape[:2], table, window, shift=window // 2 if i % 2 and min(h, w) > window else 0
-            )
+            bias = _window_bias(padded.shape, table, window, shift)
             attended = _attention(padded.flatten(0, 1), part, count, bias)
             x = x + attended.view_as(padded)[:h, :w]
             x = x + _mlp(_norm(x, part, "norm2", 1e-5), part)
@@ -124,9 +123,8 @@ def _window_bias(shape: tuple[int, ...], table: Tensor, window: int, shift: int)
     y, x = y.flatten(), x.flatten()
     cell = (y // window) * W + x // window
     # rolled round an edge: in the same window, yet not neighbours in the image
-    region = sum(
-        k * ((side >= size - window).long() + (side >= size - shift)) for side, size, k in ((y, H, 3), (x, W, 1))
-    )
+    rows, columns = ((s >= size - window).long() + (s >= size - shift) for s, size in ((y, H), (x, W)))
+    region = 3 * rows + columns
     offset = [side[:, None] % window - side[None, :] % window + window - 1 for side in (y, x)]
     bias = table[offset[0] * (2 * window - 1) + offset[1]].permute(2, 0, 1)
     bias = bias - 100.0 * (region[:, None] != region[None, :]) if shift else bias

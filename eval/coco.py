@@ -13,6 +13,7 @@ import io
 import json
 from pathlib import Path
 
+from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -39,6 +40,16 @@ class FloatRoIExtractor(SingleRoIExtractor):
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Regions (R, C, side, side) of ``rois`` (R, 5)."""
         return super().forward(tuple(level.float() for level in feats), rois.float(), roi_scale_factor)
+
+
+@MODELS.register_module()
+class FloatRPNHead(RPNHead):
+    """mmdet's region proposals with outputs in fp32, whatever precision they are computed in."""
+
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and box offsets of one level (B, C, h, w)."""
+        scores, offsets = super().forward_single(x)
+        return scores.float(), offsets.float()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -96,7 +96,10 @@ def _text(value: object) -> str:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0.485,0.456,0.406") from None
 
 
 # --- one video -----------------------------------------------------------------------------------------------------
@@ -338,9 +341,8 @@ def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) 
         return settings
     blocks = backbone.arch["depth"] if backbone.arch["family"] == "vit" else 1
     if settings.block != -1 and not -blocks <= settings.block < blocks:
-        raise UserError(
-            f"--block {settings.block}: {backbone.arch['name']} has -1" + f" and 0 … {blocks - 1}" * (blocks > 1)
-        )
+        others = f" and 0 … {blocks - 1}" if blocks > 1 else " only"
+        raise UserError(f"--block {settings.block}: {backbone.arch['name']} has -1{others}")
     if "side_multiple" not in given:
         side = stride(backbone.arch)
         if settings.short_side % side or settings.long_multiple % side:

@@ -64,7 +64,7 @@ def read_tree(root: Path, resolution: str = "480p", only: Sequence[str] = ()) ->
     )
     for path in (root, images, annotations, listed):
         if not path.exists():
-            raise UserError(f"no {path}: {LAYOUT.replace('480p', resolution)} (DAVIS 2017 trainval)")
+            raise UserError(f"no such path: {path}; {LAYOUT.replace('480p', resolution)} (DAVIS 2017 trainval)")
     names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
     if not names:
         raise UserError(f"{listed} names no sequence")

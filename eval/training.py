@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
     if torch.cuda.is_available() and args.launcher == "none" and args.gpus > torch.cuda.device_count():
         raise UserError(f"--gpus {args.gpus}: this machine has {torch.cuda.device_count()}")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # about its own DDP wrapper
     if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        warnings.simplefilter("ignore")
     if args.dry_run:
         args.force = True  # a recorded result is no answer to what it would cost
 

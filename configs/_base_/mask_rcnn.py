@@ -7,8 +7,9 @@ _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 
 model = dict(
     backbone=dict(_delete_=True, type="SelfPatchPyramid"),
+    rpn_head=dict(type="FloatRPNHead"),  # mmcv's NMS and RoIAlign have no bf16
     roi_head=dict(
-        bbox_roi_extractor=dict(type="FloatRoIExtractor"),  # mmcv's RoIAlign has no bf16
+        bbox_roi_extractor=dict(type="FloatRoIExtractor"),
         mask_roi_extractor=dict(type="FloatRoIExtractor"),
     ),
 )

@@ -12,7 +12,7 @@ slide = True  # windows of 512, 341 apart
 model = dict(
     type="Segmentor",
     backbone=dict(pyramid=False),
-    decode_head=dict(type="LinearHead", in_index=0, align_corners=False, loss_decode=dict(type="CrossEntropyLoss")),
+    decode_head=dict(type="LinearHead", in_index=-1, align_corners=False, loss_decode=dict(type="CrossEntropyLoss")),
 )
 recipe = dict(
     version=1,

@@ -372,7 +372,7 @@ def _mask(labels: np.ndarray, mode: str = "L"):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_remove(""), "no .*toy: expected JPEGImages/480p"),
+        (_remove(""), "no such path: .*toy; expected JPEGImages/480p"),
         (_remove("JPEGImages"), "no .*JPEGImages/480p"),
         (_remove("Annotations"), "no .*Annotations/480p"),
         (_remove("ImageSets"), "no .*val.txt"),
@@ -399,6 +399,11 @@ def test_an_unreadable_frame_is_named_and_nothing_is_left_half_done(tree, tmp_pa
     with pytest.raises(UserError, match=r"speck/00003\.jpg"):
         run(tree, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/masks").iterdir()] == ["moving"]
+
+
+def test_a_block_that_is_not_there(tree, tmp_path):
+    with pytest.raises(UserError, match=r"--block 2: .* has -1 and 0 … 1"):
+        run(tree, tmp_path / "out", None, "--block", "2")
 
 
 def test_an_unknown_sequence(tree):

@@ -18,7 +18,7 @@ VIEWS = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def photos(tmp_path):
     """A dozen noisy images, nested, in every format."""
     random = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_hue_turns_colours_and_spares_grey():
 def test_each_change_happens_as_often_as_it_says(change):
     """With probability 0 nothing but the crop is left; with 1 the picture is another."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    off = {name: 0.0 for name in ("blur", "solarise", "grey", "jitter", "flip")}
+    off = dict.fromkeys(("blur", "solarise", "grey", "jitter", "flip"), 0.0)
     plain = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
     changed = View(size=16, scale=(0.5, 0.5), **{**off, change: 1.0})(image, np.random.default_rng(1))
     again = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
