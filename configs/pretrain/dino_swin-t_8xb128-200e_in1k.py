@@ -1,0 +1,7 @@
+"""DINO, Swin-T, ImageNet-1k, 200 epochs, at SelfPatch's recipe.
+
+tools/pretrain.sh dino_swin-t_8xb128-200e_in1k --gpus 8
+"""
+
+_base_ = "../_base_/dino.py"
+model = dict(backbone=dict(_delete_=True, type="Swin", size="tiny", drop_path_rate=0.1))

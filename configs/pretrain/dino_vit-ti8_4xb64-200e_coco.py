@@ -1,0 +1,7 @@
+"""DINO, ViT-Ti/8, COCO train2017: the baseline of selfpatch_vit-ti8.
+
+tools/pretrain.sh dino_vit-ti8_4xb64-200e_coco --gpus 4
+"""
+
+_base_ = "dino_vit-ti16_4xb64-200e_coco.py"
+model = dict(backbone=dict(patch_size=8))

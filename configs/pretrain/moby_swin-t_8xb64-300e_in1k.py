@@ -1,0 +1,9 @@
+"""MoBY, Swin-T, ImageNet-1k, 300 epochs, batch 512: the published recipe.
+
+tools/pretrain.sh moby_swin-t_8xb64-300e_in1k --gpus 8
+
+Expected (Transformer-SSL repository): COCO box AP 43.6, mask AP 39.6 (Mask R-CNN 1x); ADE20K mIoU 44.06 (UPerNet).
+"""
+
+_base_ = "../_base_/moby.py"
+model = dict(backbone=dict(_delete_=True, type="Swin", size="tiny", drop_path_rate=0.2))
