@@ -223,12 +223,9 @@ def _runner(
     workers = args.workers if args.workers is not None else 4 * torch.cuda.is_available()
     loading = {"num_workers": workers, "persistent_workers": workers > 0}
     batches = Batches(stream, recipe.batch_size, args.accumulate, iterations)
-    options = running.distributed_options(args.launcher)
     newest = folder / "checkpoint.pth"
     tests = _data_set(plan.test_data)
-    extra = {"model_wrapper_cfg": options.pop("model_wrapper_cfg")} if "model_wrapper_cfg" in options else {}
-    if torch.cuda.is_available() and args.launcher != "none":
-        extra["sync_bn"] = "torch"
+    synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and args.launcher != "none" else {}
     saving = {"type": "KeepCheckpoints", "interval": args.save_every, "by_epoch": False}
     runner = running.SafeRunner(
         model=ConfigDict(plan.model),
@@ -266,8 +263,9 @@ def _runner(
         log_level="WARNING" if args.dry_run else "INFO",
         default_scope=plan.scope,
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
-        cfg=Config(extra),
-        **options,
+        cfg=Config(synchronised),
+        launcher=args.launcher,
+        env_cfg=running.ENVIRONMENT,
     )
     runner.unsafe_load = False  # what is read from here on is our own
     return runner

@@ -49,19 +49,8 @@ def run_processes(count: int, module: str, argv: Sequence[str]) -> None:
     os.execv(sys.executable, [*command, "-m", module, *argv, "--launcher", "pytorch"])
 
 
-def distributed_options(launcher: str) -> dict:
-    """The Runner's arguments for ``launcher``: on CPU, DDP must not be told a device."""
-    options = {
-        "launcher": launcher,
-        "env_cfg": {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
-    }
-    if launcher != "none" and not torch.cuda.is_available():
-        options["model_wrapper_cfg"] = {
-            "type": "MMDistributedDataParallel",
-            "device_ids": None,
-            "broadcast_buffers": False,
-        }
-    return options
+# forked workers, and no threads of OpenCV in them: they would fight for the cores
+ENVIRONMENT = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}}
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -152,6 +141,12 @@ class SafeRunner(Runner):
             checkpoint["param_schedulers"] = plain([scheduler.state_dict() for scheduler in self.param_schedulers])
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_file(checkpoint, Path(out_dir) / filename)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        """As mmengine's, but on CPU DDP must not be told a device."""
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def _log_env(self, env_cfg: dict) -> None:
         """Only name the device: versions and config stand in every checkpoint and record."""
