@@ -24,10 +24,10 @@ from selfpatch.pretrain.checkpoint import load_file, plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.runner import (
+    ENVIRONMENT,
     KeepCheckpoints,
     SafeRunner,
     StopWhenNotFinite,
-    distributed_options,
     run_processes,
     start_distributed,
 )
@@ -224,7 +224,8 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         resume=newest.exists(),
         experiment_name=f"{work_dir.name}-{time.time_ns():x}",  # two runs of one second would share a logger
         cfg=config,
-        **distributed_options(launcher),
+        launcher=launcher,
+        env_cfg=ENVIRONMENT,
     )
     runner.train()
     return newest
