@@ -290,6 +290,14 @@ def test_a_lost_object_is_named(tree, tmp_path, capsys):
     assert (again.notes, frames) == (result.notes, 0)  # known without computing
 
 
+def test_shrinking_takes_void_for_background_and_names_what_is_lost():
+    given = np.zeros((32, 48), np.uint8)
+    given[:16, :16], given[16:, 16:32], given[16:, 32:], given[0, 0] = 1, 255, 3, 7
+    small, lost = davis.shrink(given, (2, 3))
+    np.testing.assert_array_equal(small, [[1, 0, 0], [0, 0, 3]])
+    assert lost == [7]
+
+
 def test_a_stopped_run_goes_on_at_its_video(tree, tmp_path):
     out, backbone = tmp_path / "out", loaded()
     whole, _ = run(tree, tmp_path / "undisturbed")
