@@ -1,0 +1,230 @@
+"""Training as a user meets it: the command line, its mistakes, its log, and what a kill costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selfpatch.pretrain.checkpoint import load_file
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.train import CONFIGS, load_config, main
+
+TINY = [
+    "model.backbone.embed_dim=24",
+    "model.backbone.depth=2",
+    "model.backbone.heads=3",
+    "model.backbone.img_size=64",
+    "model.backbone.drop_path_rate=0.2",
+    "model.out_dim=64",
+    "model.hidden_dim=32",
+    "model.bottleneck_dim=16",
+    "views.global1.size=64",
+    "views.global2.size=64",
+    "views.local.size=48",
+    "data.batch_size=4",
+    "data.workers=0",
+    "schedule.epochs=3",
+    "schedule.warmup_epochs=1",
+    "precision=fp32",
+    "log_interval=1",
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number in range(24):
+        pixels = random.integers(0, 256, (72, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder
+
+
+def command(photos: Path, work_dir: Path, *more: str, config: str = "selfpatch_toy") -> list[str]:
+    start = [sys.executable, "-m", "selfpatch.pretrain.train", config, "--data", str(photos)]
+    options = [*TINY, *(["model.patch_out_dim=32"] if config.startswith("selfpatch") else [])]
+    return [*start, "--work-dir", str(work_dir), "--cfg-options", *options, *more]
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory) -> Path:
+    work_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = run(command(photos, work_dir))
+    assert done.returncode == 0, done.stderr
+    return work_dir
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_goes_on_to_the_same_bits(photos, undisturbed, tmp_path, workers):
+    """kill -9 in the middle of epoch 2 of 3, then --resume."""
+    words = command(photos, tmp_path / "run", f"data.workers={workers}")
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    for line in process.stdout:
+        if "Epoch(train) [2][3/6]" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert load_file(tmp_path / "run" / "checkpoint.pth")["meta"]["epoch"] == 1
+    resumed = run([*words, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = (load_file(folder / "checkpoint.pth") for folder in (undisturbed, tmp_path / "run"))
+    assert found["meta"]["epoch"] == 3
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], value), name
+    for number, state in expected["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(found["optimizer"]["state"][number][name]), torch.as_tensor(value)), name
+
+
+def test_only_the_last_checkpoint_stays_and_tells_what_it_is(photos, undisturbed):
+    assert sorted(path.name for path in undisturbed.glob("*.pth")) == ["checkpoint.pth", "epoch_3.pth"]
+    meta = load_file(undisturbed / "checkpoint.pth")["meta"]
+    assert meta["method"] == "DINO+SelfPatch"
+    arch = {"family": "vit", "dim": 24, "depth": 2, "heads": 3, "patch": 16, "grid": 4, "cls_token": False}
+    assert arch.items() <= meta["arch"].items()
+    assert (meta["epoch"], meta["seed"], meta["train_data"]) == (3, 0, photos.name)
+    assert meta["config"]["model"]["bottleneck_dim"] == 16
+    assert {"torch", "mmengine", "selfpatch"} <= set(meta["versions"])
+
+
+def test_the_log_tells_what_a_run_is_watched_by(undisturbed):
+    log = next(undisturbed.glob("*/*.log")).read_text()
+    line = next(line for line in log.splitlines() if "Epoch(train) [2][1/6]" in line)
+    for name in ("lr", "eta", "loss", "cls", "patch", "weight_decay", "momentum", "images_per_s", "memory_gb"):
+        assert f"{name}: " in line
+    assert list(undisturbed.rglob("events.out.tfevents*"))
+
+
+def test_a_run_is_never_overwritten(photos, undisturbed):
+    again = run(command(photos, undisturbed))
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    other = run([*command(photos, undisturbed, "schedule.lr=1.0"), "--resume"])
+    assert other.returncode == 2
+    assert "another schedule" in other.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(photos, tmp_path):
+    done = run(command(photos, tmp_path / "run", "schedule.lr=1e30", "optimizer.clip=None"))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "not finite at iteration" in done.stderr
+    for path in (tmp_path / "run").glob("*.pth"):
+        assert all(torch.isfinite(value).all() for value in load_file(path)["state_dict"].values())
+
+
+def test_two_processes_train_like_one(photos, undisturbed, tmp_path):
+    """The same global batches in half shares: the same weights, up to the order of sums."""
+    words = command(photos, tmp_path / "run", "data.batch_size=2")
+    done = run([*words, "--gpus", "2"])
+    assert done.returncode == 0, done.stderr
+    expected, found = (load_file(folder / "checkpoint.pth") for folder in (undisturbed, tmp_path / "run"))
+    for name in ("cls_centre", "patch_centre", "student.backbone.blocks.0.mlp.fc1.weight"):
+        torch.testing.assert_close(found["state_dict"][name], expected["state_dict"][name], rtol=1e-2, atol=1e-4)
+
+
+def test_bf16_trains_close_to_fp32(photos, undisturbed, tmp_path):
+    done = run(command(photos, tmp_path / "run", "precision=bf16", config="dino_toy"))
+    assert done.returncode == 0, done.stderr
+    assert load_file(tmp_path / "run" / "checkpoint.pth")["meta"]["method"] == "DINO"
+
+
+def test_an_untrained_network_is_a_checkpoint_of_its_own(tmp_path, capsys):
+    main(["selfpatch_toy", "--untrained", "--work-dir", str(tmp_path), "--cfg-options", *TINY])
+    saved = load_file(tmp_path / "checkpoint.pth")
+    assert (saved["meta"]["method"], saved["meta"]["epoch"]) == ("Random", 0)
+    assert str(tmp_path / "checkpoint.pth") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "text"])
+def test_bad_image_folders_cost_one_line(tmp_path, make):
+    folder = tmp_path / "photos"
+    if make != "nothing":
+        folder.mkdir()
+    if make == "text":
+        (folder / "only.jpg").write_text("this is no image")
+    done = run([*command(folder, tmp_path / "run"), "--resume"])
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert str(folder) in done.stderr
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ({"model.kk": 2}, "unknown config key model.kk: did you mean model.k?"),
+        ({"modle.k": 2}, "unknown config key modle: did you mean model?"),
+        ({"schedule.epoch": 2}, "did you mean schedule.epochs?"),
+        ({"views.local.sizes": 2}, "did you mean views.local.size?"),
+        ({"model.backbone.dept": 2}, "did you mean model.backbone.depth?"),
+        ({"optimizer.beta": 2}, "did you mean optimizer.betas?"),
+        ({"model.type": "DINO"}, "no method"),
+        ({"method": "simclr"}, "no pretrain/simclr.py"),
+        ({"model.backbone.type": "ResNet"}, "ResNet"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest_known_one(option, word):
+    with pytest.raises(UserError, match=word.replace("?", r"\?").replace(".", r"\.")):
+        load_config("selfpatch_toy", option)
+
+
+def test_a_config_that_does_not_exist_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean selfpatch_toy"):
+        load_config("selfpatch_toi")
+
+
+def test_a_warmup_as_long_as_the_run_is_refused(photos, tmp_path):
+    done = run(command(photos, tmp_path / "run", "schedule.warmup_epochs=3"))
+    assert done.returncode == 2
+    assert "warmup_epochs=3 is not shorter" in done.stderr
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "tools/pretrain.sh CONFIG --resume" in text
+    assert "--cfg-options" in text
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "pretrain").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_reads_and_gives_its_command(path):
+    load_config(str(path))
+    assert f"tools/pretrain.sh {path.stem}" in path.read_text()
+    assert len(path.read_text().splitlines()) <= 30  # a variant is a delta
+
+
+def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
+    words = command(photos, tmp_path / "run", "schedule.epochs=500")
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for line in process.stdout:
+        if "Epoch(train)" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on where" in errors.strip().splitlines()[-1]
