@@ -77,7 +77,7 @@ def vit_options(found: Backbone) -> dict[str, Any]:
 
 
 def swin_options(found: Backbone) -> dict[str, Any]:
-    """The arguments of :class:`~selfpatch.pretrain.swin.Swin` that the tensors were made with: they tell all of them."""
+    """The arguments of :class:`~selfpatch.pretrain.swin.Swin`; its tensors tell all of them."""
     state, stages = found.state, range(4)
     own = {name: t.shape for name, t in state.items() if re.match(r"layers\.[0-3]\.blocks\.", name) and t.ndim}
     parts = [(int(name.split(".")[1]), name, shape) for name, shape in own.items()]

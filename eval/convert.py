@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selfpatch.eval import certificate as proof
 from selfpatch.eval.architecture import arch_name, empty_model
-from selfpatch.eval.layout import Backbone, read_backbone, some, summary
+from selfpatch.eval.layout import Backbone, read_backbone, some
 from selfpatch.pretrain.checkpoint import load_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import sha256_file
@@ -118,7 +118,8 @@ def load_backbone(
     arch = {**model.arch, "name": arch_name(model.arch)}
     weights = proof.weights_sha256(found.state)
     set_from = f"{found.prefix}*" if found.prefix else "the file's top level"
-    left_out = f"; left out: {summary(found.left_out)}" if found.left_out else ""
+    parts = [f"{pattern} ({count})" for pattern, count in sorted(found.left_out.items())]
+    left_out = f"; left out: {some(parts, 12)}" if parts else ""
     config = found.meta.get("config")
     return LoadedBackbone(
         model=model,

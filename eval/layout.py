@@ -30,7 +30,7 @@ class Backbone:
     prefix: str  # of its names in the file
     state: dict[str, Tensor]  # our name -> tensor, float32
     names: dict[str, str]  # our name -> the file's name
-    left_out: list[str]  # the file's names of what is known to be no part of it
+    left_out: Counter[str]  # pattern -> how many tensors it explains that are no part of the backbone
     meta: dict[str, Any]  # our own checkpoints' metadata; empty for others
 
 
@@ -44,17 +44,16 @@ def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
     meta = metadata(content)
     family = recognise(path, content, tensors)
     which, prefix = _network(path, family, which, tensors, meta)
-    others = tuple(p for p in family.networks.values() if p != prefix)
+    beside = (*(f"{p}*" for p in family.networks.values() if p != prefix), *family.left_out)
 
-    state, names, left_out, unexplained = {}, {}, [], []
+    state, names, left_out, unexplained = {}, {}, Counter(), []
     for name, tensor in tensors.items():
         inner = name.removeprefix(prefix)
-        if not name.startswith(prefix):
-            explained = name.startswith(others) or any_match(name, family.left_out)
-            (left_out if explained else unexplained).append(name)
-        elif any_match(inner, family.backbone_left_out):
-            left_out.append(name)
-        elif not tensor.is_floating_point():
+        within = name.startswith(prefix)
+        pattern = _explaining(inner if within else name, family.backbone_left_out if within else beside)
+        if pattern is not None:
+            left_out[prefix + pattern if within else pattern] += 1
+        elif not within or not tensor.is_floating_point():
             unexplained.append(name)
         else:
             ours = family.renamed(inner)
@@ -170,18 +169,12 @@ def _add_cls_row(state: dict[str, Tensor]) -> None:
         state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
-def any_match(name: str, patterns: Collection[str]) -> bool:
-    """Whether ``name`` matches any of ``patterns``."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _explaining(name: str, patterns: Collection[str]) -> str | None:
+    """The first of ``patterns`` that ``name`` matches."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
 def some(names: Sequence[str], at_most: int = 5) -> str:
     """A few of ``names`` and how many more there are."""
     more = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" … and {more} more" if more > 0 else "")
-
-
-def summary(names: Sequence[str]) -> str:
-    """Names by their first two parts with counts: ``student.backbone (150), teacher.ca_head (20)``."""
-    counts = Counter(".".join(name.split(".")[:2]) if name.count(".") > 1 else name for name in names)
-    return some([f"{part} ({count})" if count > 1 else part for part, count in counts.items()], 8)
