@@ -226,7 +226,7 @@ def bootstrap_lines(sections: Sequence[Section]) -> list[str]:
     """One sentence per bootstrapped difference."""
     return [
         f"{section.table.group['dataset']}, {section.table.group['protocol']}: {row.label} {row.arch} "
-        f"{one.metric} {one.delta:+.1f} ({one.low:+.1f} … {one.high:+.1f}), above zero in {100 * one.above:.1f} % "
+        f"{one.metric} {one.delta:+.2f} ({one.low:+.2f} … {one.high:+.2f}), above zero in {100 * one.above:.1f} % "
         f"of {one.resamples} draws of {one.units} {one.unit}s"
         for section in sections
         for row, one in section.differences

@@ -83,6 +83,7 @@ def test_the_page_needs_nothing_from_outside(records, tmp_path):
     assert page.sources
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "url(" not in text
+    assert "3 of the 6 records were scored on\nminiature data" in text
     for part in (
         "150 of 150 tensors set",
         "topk",
