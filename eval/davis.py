@@ -57,6 +57,7 @@ class Settings:
     mean: tuple[float, ...] = _option((0.485, 0.456, 0.406), "R,G,B of a mean pixel, in 0 … 1")
     std: tuple[float, ...] = _option((0.228, 0.224, 0.225), "R,G,B that divide what is left (0.228: as published)")
     block: int = _option(-1, "whose tokens are compared, after the final norm where there is one; -1: the last")
+    stage: int = _option(0, "of a Swin, 1 to 4: whose tokens are compared; without it 3, at stride 16; 0: no Swin")
     precision: str = _option("float32", "of the backbone: float32 or bf16")
 
     def __post_init__(self) -> None:
@@ -66,6 +67,8 @@ class Settings:
         for name in ("context_frames", "radius"):
             if getattr(self, name) < 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.stage <= 4:
+            raise UserError(f"--stage {self.stage}: a Swin has the stages 1 to 4, at strides 4, 8, 16 and 32")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("--mean and --std take three numbers, such as 0.485,0.456,0.406; --std's are above 0")
         if self.precision not in ("float32", "bf16"):
@@ -122,15 +125,17 @@ def read_frame(path: Path, settings: Settings) -> tuple[np.ndarray, tuple[int, i
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), size
 
 
-def stride(arch: dict) -> int:
-    """Pixels between neighbouring patch tokens of the last block; Swin halves its grid three times on the way."""
-    return arch["patch"] * (8 if arch["family"] == "swin" else 1)
+def stride(arch: dict, stage: int = 0) -> int:
+    """Pixels between neighbouring patch tokens; a Swin halves its grid before each stage but the first."""
+    return arch["patch"] * (2 ** (stage - 1) if arch["family"] == "swin" else 1)
 
 
 def patch_tokens(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
     """Tokens (h, w, C), float32, of the patches of one image (1, 3, H, W); [CLS] and registers are left out."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        if settings.block == -1:
+        if settings.stage:
+            tokens, (h, w) = model.stage_tokens(images, settings.stage - 1)
+        elif settings.block == -1:
             _, tokens, (h, w) = model(images)
         else:
             (tokens,), (h, w) = model.tokens_of(images, [settings.block])
@@ -222,6 +227,7 @@ def propagate_all(
     hashes the masks: a video is used again only if weights, protocol, data and masks are all the same.
     """
     model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    pixels = stride(backbone.arch, settings.stage)
     lost, todo = {}, []
     for video in videos:
         source = {
@@ -244,7 +250,7 @@ def propagate_all(
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir(parents=True)
             try:
-                lost[video.name] = propagate_video(model, stride(backbone.arch), video, half, settings, meter.advance)
+                lost[video.name] = propagate_video(model, pixels, video, half, settings, meter.advance)
                 sidecar.unlink(missing_ok=True)
                 shutil.rmtree(masks, ignore_errors=True)
                 os.rename(half, masks)
@@ -339,12 +345,17 @@ def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) 
     settings = Settings(**given)
     if backbone is None:
         return settings
-    blocks = backbone.arch["depth"] if backbone.arch["family"] == "vit" else 1
+    swin = backbone.arch["family"] == "swin"
+    if swin and not settings.stage:
+        settings = dataclasses.replace(settings, stage=3)  # stride 16, as most ViTs
+    if settings.stage and not swin:
+        raise UserError(f"--stage {settings.stage}: {backbone.arch['name']} has no stages: use --block")
+    blocks = 1 if swin else backbone.arch["depth"]
     if settings.block != -1 and not -blocks <= settings.block < blocks:
         others = f" and 0 … {blocks - 1}" if blocks > 1 else " only"
         raise UserError(f"--block {settings.block}: {backbone.arch['name']} has -1{others}")
     if "side_multiple" not in given:
-        side = stride(backbone.arch)
+        side = stride(backbone.arch, settings.stage)
         if settings.short_side % side or settings.long_multiple % side:
             settings = dataclasses.replace(settings, side_multiple=side)
     return settings

@@ -187,11 +187,18 @@ def test_impossible_parameters(options):
         Settings(**options)
 
 
+@pytest.mark.parametrize(("family", "stage"), [("vit", "3"), ("swin", "5"), ("swin", "-1")])
+def test_a_stage_that_is_not_there(tree, family, stage):
+    backbone = SimpleNamespace(arch={"family": family, "patch": 4, "depth": 12, "name": "x"})
+    with pytest.raises(UserError, match=rf"--stage {stage}: "):
+        davis.protocol_of(parse(tree, "--stage", stage), backbone)
+
+
 def test_a_patch_that_does_not_divide_480_renames_the_protocol(tree):
     for arch, name in [
         ({"family": "vit", "patch": 14}, "davis2017-dino@1+side_multiple=14"),
         ({"family": "vit", "patch": 16}, "davis2017-dino@1"),
-        ({"family": "swin", "patch": 4}, "davis2017-dino@1"),  # 32 pixels a token at its last stage
+        ({"family": "swin", "patch": 4}, "davis2017-dino@1+stage=3"),  # 16 pixels a token at its third stage
     ]:
         backbone = SimpleNamespace(arch={"depth": 12, "name": "x", **arch})
         assert davis.protocol_of(parse(tree), backbone).name == name
