@@ -1,0 +1,95 @@
+"""Pictures of tracked masks: one a sequence, with the frame, the truth and each method's masks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.reports.plots import png_bytes, save
+
+DESCRIPTION = """Draw the masks that several methods propagated, beside the frames and the truth.
+
+example: python -m selfpatch.reports.masks --davis data/DAVIS --out work_dirs/report \\
+             DINO=work_dirs/eval/a/masks SelfPatch=work_dirs/eval/b/masks"""
+COLOURS = np.array([(230, 97, 1), (0, 114, 178), (0, 158, 115), (204, 121, 167), (240, 228, 66)])  # colour-blind-safe
+SHOWN = (0.25, 0.6, 1.0)  # which frames, as shares of the sequence: the first is given, so it tells nothing
+
+
+def overlay(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+    """A frame (H, W, 3) with each object of an index mask (H, W) tinted in its own colour; 255 is void."""
+    picture = frame.astype(float)
+    for number in np.unique(mask):
+        if number not in (0, 255):
+            inside = mask == number
+            picture[inside] = (1 - opacity) * picture[inside] + opacity * COLOURS[(number - 1) % len(COLOURS)]
+    return picture.round().astype(np.uint8)
+
+
+def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resolution: str = "480p") -> Figure:
+    """Some frames of a sequence as rows; frame, truth and every method's masks as columns.
+
+    Args:
+        davis: a DAVIS-style root.
+        sequence: its name.
+        methods: display name -> folder of masks in submission layout.
+        resolution: the folder below ``JPEGImages`` and ``Annotations``.
+
+    Raises:
+        UserError: a frame or a mask is missing.
+    """
+    names = sorted(path.stem for path in (davis / "Annotations" / resolution / sequence).glob("*.png"))
+    if not names:
+        raise UserError(f"no masks in {davis / 'Annotations' / resolution / sequence}: give a DAVIS-style root")
+    rows = [names[round(share * (len(names) - 1))] for share in SHOWN]
+    columns = ["frame", "ground truth", *methods]
+    folders = [davis / "Annotations" / resolution, *methods.values()]
+    first = read(davis / "JPEGImages" / resolution / sequence / f"{rows[0]}.jpg", "RGB")
+    width = 2.4
+    height = width * first.shape[0] / first.shape[1]
+    figure = Figure(figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.55), layout="constrained", dpi=110)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, name in enumerate(rows):
+        frame = read(davis / "JPEGImages" / resolution / sequence / f"{name}.jpg", "RGB")
+        pictures = [frame, *(overlay(frame, read(folder / sequence / f"{name}.png")) for folder in folders)]
+        for axis, picture, title in zip(axes[row], pictures, columns):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+        axes[row, 0].set_ylabel(f"frame {int(name)}" if name.isdigit() else name, fontsize=8)
+    figure.suptitle(sequence, fontsize=10)
+    return figure
+
+
+def read(path: Path, mode: str | None = None) -> np.ndarray:
+    """An image file as an array; a palette mask as its indices."""
+    if not path.is_file():
+        raise UserError(f"missing for the picture: {path}")
+    with Image.open(path) as image:
+        return np.asarray(image.convert(mode) if mode else image)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_parser(DESCRIPTION)
+    parser.add_argument("methods", nargs="+", metavar="NAME=FOLDER", help="a method and its masks/<sequence>/*.png")
+    parser.add_argument("--davis", type=Path, default=Path("data/DAVIS"), help="DAVIS-style root")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/report"), help="folder of the pictures")
+    args = parser.parse_args(argv)
+    wrong = [word for word in args.methods if "=" not in word]
+    if wrong:
+        raise UserError(f"{wrong[0]}: write NAME=FOLDER, e.g. DINO=work_dirs/eval/davis-0123456789ab/masks")
+    methods = {name: Path(folder) for name, folder in (word.split("=", 1) for word in args.methods)}
+    sequences = sorted(path.name for path in next(iter(methods.values())).iterdir() if path.is_dir())
+    for sequence in sequences:
+        save(png_bytes(sequence_picture(args.davis, sequence, methods)), args.out / f"{sequence}.png")
+    print(f"{len(sequences)} pictures of masks: {args.out}/<sequence>.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,53 @@
+"""Pictures of masks: what is tinted, what is shown, what is said when something is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfpatch.pretrain.cli import UserError
+from selfpatch.reports.masks import COLOURS, main, overlay
+
+
+def test_objects_are_tinted_background_and_void_are_not():
+    frame = np.full((1, 4, 3), 100, np.uint8)
+    tinted = overlay(frame, np.array([[0, 1, 2, 255]], np.uint8), opacity=1.0)
+    assert tinted[0].tolist() == [[100] * 3, COLOURS[0].tolist(), COLOURS[1].tolist(), [100] * 3]
+
+
+@pytest.fixture
+def davis(tmp_path):
+    """Two sequences of five frames, and the masks of two methods."""
+    for sequence in ("ball", "box"):
+        folders = ["JPEGImages/480p", "Annotations/480p", "one", "two"]
+        for folder in folders:
+            (tmp_path / folder / sequence).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / folders[0] / sequence / f"{number:05}.jpg")
+            mask = np.zeros((48, 64), np.uint8)
+            mask[10:30, 5 * number : 5 * number + 20] = 1
+            for folder in folders[1:]:
+                Image.fromarray(mask).save(tmp_path / folder / sequence / f"{number:05}.png")
+    return tmp_path
+
+
+def test_one_picture_a_sequence(davis, tmp_path):
+    words = [f"DINO={davis / 'one'}", f"DINO+SelfPatch={davis / 'two'}"]
+    main([*words, "--davis", str(davis), "--out", str(tmp_path / "out")])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ball.png", "box.png"]
+    with Image.open(tmp_path / "out" / "ball.png") as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert picture.width > picture.height
+    assert (np.abs(colours - (0.45 * 90 + 0.55 * COLOURS[0])).max(1) < 12).any()
+
+
+def test_a_missing_mask_is_named(davis, tmp_path):
+    (davis / "one" / "box" / "00004.png").unlink()
+    with pytest.raises(UserError, match="00004.png"):
+        main([f"DINO={davis / 'one'}", "--davis", str(davis), "--out", str(tmp_path / "out")])
+
+
+def test_a_method_without_a_folder_is_told_how_to_write_it():
+    with pytest.raises(UserError, match="NAME=FOLDER"):
+        main(["DINO"])
