@@ -24,6 +24,7 @@ from selfpatch.eval.davis_tree import OFFICIAL_VAL, Video, davis_palette, is_off
 from selfpatch.eval.jf import read_mask
 from selfpatch.eval.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -352,6 +353,17 @@ def test_cls_and_registers_are_no_patches():
         tokens = davis.patch_tokens(backbone.model, torch.randn(1, 3, 64, 96), Settings())
         same = davis.patch_tokens(backbone.model, torch.ones(1, 3, 64, 96), Settings(block=1))
     assert tokens.shape == same.shape == (8, 12, 24)
+
+
+def test_a_swin_has_patches_of_32_pixels(tree, tmp_path):
+    torch.manual_seed(0)
+    model = Swin(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2)).eval()
+    backbone = SimpleNamespace(model=model, arch={**model.arch, "name": "swin"}, weights_sha256="5e1f")
+    args = parse(tree, "--short-side", "160", "--sequences", "moving")  # frames of 192x160: 6x5 patches
+    assert davis.protocol_of(args, backbone).name == "davis2017-dino@1+short_side=160"
+    assert len(davis.evaluate(backbone, args, tmp_path).units["J"]) == 6
+    with pytest.raises(UserError, match="--block 0"):
+        davis.protocol_of(parse(tree, "--block", "0"), backbone)
 
 
 def test_patches_must_tile_the_frame(tree, tmp_path):
