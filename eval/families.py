@@ -113,7 +113,7 @@ FAMILIES = (
         left_out=(
             *_both("head.*", "cls_head.*", "patch_head.*", "aggregation.*"),
             *_both("projector.*", "predictor.*", "patch_projector.*", "patch_predictor.*"),
-            "centre", "cls_centre", "patch_centre", "queue*", "patch_queue*",
+            "cls_centre", "patch_centre", "queue1.*", "queue2.*", "patch_queue1.*", "patch_queue2.*",
         ),
     ),
     # Full training checkpoints of self-distillation: {student, teacher, optimizer, epoch, args, ..._loss}.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from selfpatch.pretrain.files import atomic_path
 _numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
 HARMLESS = [
     argparse.Namespace,
+    (OrderedDict, "yacs.config.CfgNode"),  # MoBY's and Swin's settings, as a dictionary without its code
     (_numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
     (_numpy_core.multiarray.scalar, "numpy._core.multiarray.scalar"),
     (_numpy_core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
@@ -53,21 +56,15 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
     try:
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except ImportError as error:  # only where the user said that the file may import
+        raise UserError(f"{path} needs a package that is not installed ({error})") from None
+    except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"{path} is not a whole checkpoint ({first_line[:120]}): it is cut short or of another format"
         ) from None

@@ -1,10 +1,21 @@
-"""What goes into a checkpoint can be read back by a loader that runs no code."""
+"""Checkpoints are read without running what they hold, and written whole or not at all."""
+
+import argparse
+import os
+import pickle
+import random
+import re
+import sys
+from collections import OrderedDict
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file as save_safetensors
 
-from selfpatch.pretrain.checkpoint import plain
+from selfpatch.pretrain.checkpoint import load_file, plain, point_to, save_file
+from selfpatch.pretrain.cli import UserError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +33,161 @@ def test_plain_leaves_only_builtin_types(tmp_path, value, expected):
     read = torch.load(tmp_path / "meta.pth", weights_only=True)
     assert read == expected
     assert type(read) is type(expected)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class RunsCode:
+    """Pickles as a call of os.system, which leaves a file behind if it is ever made."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.float16)}
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def save(request, tmp_path):
+    """Writes a checkpoint in torch's format of today, or in the one from before 1.6."""
+
+    def write(content):
+        torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=request.param == "zip")
+        return tmp_path / "c.pth"
+
+    return write
+
+
+def test_what_published_checkpoints_hold_is_read(save):
+    content = {
+        "model": OrderedDict(WEIGHTS),
+        "args": argparse.Namespace(arch="vit_small", scale=(0.25, 1.0), nested=argparse.Namespace(lr=5e-4)),
+        "epoch": 100,
+        "lr": np.float64(1e-3),
+        "schedule": np.linspace(0, 1, 5),
+        "best": np.float32(0.5),
+    }
+    read = load_file(save(content))
+    assert torch.equal(read["model"]["a.weight"], WEIGHTS["a.weight"])
+    assert read["args"].nested.lr == 5e-4
+    assert (read["lr"], read["best"]) == (1e-3, 0.5)
+    np.testing.assert_array_equal(read["schedule"], content["schedule"])
+
+
+def test_settings_of_moby_and_swin_are_read_as_a_dictionary(save, monkeypatch):
+    """Their checkpoints hold yacs's CfgNode, whatever yacs itself may be."""
+
+    class CfgNode(dict):
+        pass
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    monkeypatch.setitem(sys.modules, "yacs", ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", ModuleType("yacs.config"))
+    sys.modules["yacs.config"].CfgNode = CfgNode
+    config = CfgNode(MODEL=CfgNode(TYPE="moby"), AMP="O1")
+    config.__dict__["__immutable__"] = True
+    path = save({"model": WEIGHTS, "config": config})
+    monkeypatch.undo()
+    read = load_file(path)["config"]
+    assert (read["MODEL"]["TYPE"], read["AMP"]) == ("moby", "O1")
+
+
+@pytest.mark.parametrize("place", ["alone", "among weights", "as a bare pickle"])
+def test_a_pickled_call_is_refused_and_does_not_run(place, save, tmp_path):
+    trace = tmp_path / "ran"
+    if place == "as a bare pickle":
+        path = tmp_path / "c.pth"
+        path.write_bytes(pickle.dumps(RunsCode(trace), protocol=2))
+    else:
+        path = save(RunsCode(trace) if place == "alone" else {**WEIGHTS, "args": RunsCode(trace)})
+    with pytest.raises(UserError, match=r"posix\.system .*--unsafe-load") as error:
+        load_file(path)
+    assert "\n" not in str(error.value)
+    assert not trace.exists()
+
+
+def test_the_users_word_lets_it_run(save, tmp_path):
+    assert load_file(save({**WEIGHTS, "args": RunsCode(tmp_path / "ran")}), unsafe=True)["args"] == 0
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint\n", "Gewichte für morgen\n".encode() * 99, b"\x80\x02}q\x00.", bytes(range(256)) * 40],
+    ids=["empty", "text", "more text", "an empty pickle", "bytes"],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_checkpoint_costs_one_line(content, suffix, tmp_path):
+    path = tmp_path / f"c{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        load_file(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 0.999])
+def test_a_checkpoint_cut_short_costs_one_line(share, save):
+    path = save(WEIGHTS | {f"more{i}": torch.randn(8, 8) for i in range(9)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        load_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_safetensors_cut_short_cost_one_line(tmp_path):
+    save_safetensors(WEIGHTS, tmp_path / "c.safetensors")
+    assert torch.equal(load_file(tmp_path / "c.safetensors")["b"], WEIGHTS["b"])
+    whole = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(whole[:-3])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_file(tmp_path / "c.safetensors")
+
+
+def test_broken_bytes_never_give_anything_but_one_line(save):
+    """Flipped bytes make torch raise whatever its parts raise: all of it is the user's one line."""
+    path = save({"model": WEIGHTS, "args": argparse.Namespace(lr=np.float32(1.0)), "epoch": 3})
+    whole, dice = path.read_bytes(), random.Random(1)
+    told = []
+    for _ in range(150):
+        broken = bytearray(whole)
+        for _ in range(dice.choice([1, 3, 20])):
+            broken[dice.randrange(min(len(broken), 600))] = dice.randrange(256)
+        path.write_bytes(broken)
+        try:
+            load_file(path)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 50
+    assert not any("\n" in line for line in told)
+
+
+@pytest.mark.parametrize("path", ["nowhere.pth", "."])
+def test_a_missing_file_is_named(path, tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_file(tmp_path / path)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    save_file(WEIGHTS, path)
+    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
+        save_file({"f": lambda: 0}, path)
+    assert torch.equal(load_file(path)["b"], WEIGHTS["b"])
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_the_pointer_moves_in_one_step(tmp_path):
+    for epoch in (1, 2):
+        save_file({"epoch": epoch}, tmp_path / f"epoch_{epoch}.pth")
+        point_to(tmp_path / f"epoch_{epoch}.pth", tmp_path / "checkpoint.pth")
+        assert load_file(tmp_path / "checkpoint.pth")["epoch"] == epoch
+    (tmp_path / "epoch_2.pth").unlink()  # an old epoch may go: the pointer keeps its content
+    assert load_file(tmp_path / "checkpoint.pth")["epoch"] == 2
