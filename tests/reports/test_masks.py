@@ -44,7 +44,7 @@ def test_one_picture_a_sequence(davis, tmp_path):
 
 def test_a_missing_mask_is_named(davis, tmp_path):
     (davis / "one" / "box" / "00004.png").unlink()
-    with pytest.raises(UserError, match="00004.png"):
+    with pytest.raises(UserError, match=r"00004\.png"):
         main([f"DINO={davis / 'one'}", "--davis", str(davis), "--out", str(tmp_path / "out")])
 
 
