@@ -355,12 +355,13 @@ def test_cls_and_registers_are_no_patches():
     assert tokens.shape == same.shape == (8, 12, 24)
 
 
-def test_a_swin_has_patches_of_32_pixels(tree, tmp_path):
+@pytest.mark.parametrize(("options", "name"), [([], "+stage=3"), (["--stage", "4"], "+stage=4")])
+def test_a_stage_of_a_swin(tree, tmp_path, options, name):
     torch.manual_seed(0)
     model = Swin(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2)).eval()
     backbone = SimpleNamespace(model=model, arch={**model.arch, "name": "swin"}, weights_sha256="5e1f")
-    args = parse(tree, "--short-side", "160", "--sequences", "moving")  # frames of 192x160: 6x5 patches
-    assert davis.protocol_of(args, backbone).name == "davis2017-dino@1+short_side=160"
+    args = parse(tree, "--short-side", "160", "--sequences", "moving", *options)  # 192x160: 12x10 or 6x5 tokens
+    assert davis.protocol_of(args, backbone).name == f"davis2017-dino@1+short_side=160{name}"
     assert len(davis.evaluate(backbone, args, tmp_path).units["J"]) == 6
     with pytest.raises(UserError, match="--block 0"):
         davis.protocol_of(parse(tree, "--block", "0"), backbone)
