@@ -229,12 +229,9 @@ def propagate_all(
     model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     pixels = stride(backbone.arch, settings.stage)
     lost, todo = {}, []
+    made_by = {"weights_sha256": backbone.weights_sha256, "protocol": settings.protocol().as_json()}
     for video in videos:
-        source = {
-            "weights_sha256": backbone.weights_sha256,
-            "protocol": settings.protocol().as_json(),
-            "fingerprint": video.fingerprint(),
-        }
+        source = {**made_by, "fingerprint": video.fingerprint()}
         known = _finished(out, video, source)
         if known is None:
             todo.append((video, source))
@@ -345,15 +342,15 @@ def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) 
     settings = Settings(**given)
     if backbone is None:
         return settings
-    swin = backbone.arch["family"] == "swin"
+    swin, name = backbone.arch["family"] == "swin", backbone.arch["name"]
+    if swin and settings.block != -1:
+        raise UserError(f"--block {settings.block}: {name} has stages: use --stage")
     if swin and not settings.stage:
         settings = dataclasses.replace(settings, stage=3)  # stride 16, as most ViTs
     if settings.stage and not swin:
-        raise UserError(f"--stage {settings.stage}: {backbone.arch['name']} has no stages: use --block")
-    blocks = 1 if swin else backbone.arch["depth"]
-    if settings.block != -1 and not -blocks <= settings.block < blocks:
-        others = f" and 0 … {blocks - 1}" if blocks > 1 else " only"
-        raise UserError(f"--block {settings.block}: {backbone.arch['name']} has -1{others}")
+        raise UserError(f"--stage {settings.stage}: {name} has no stages: use --block")
+    if not swin and not -1 <= settings.block < backbone.arch["depth"]:
+        raise UserError(f"--block {settings.block}: {name} has 0 … {backbone.arch['depth'] - 1}, and -1 for the last")
     if "side_multiple" not in given:
         side = stride(backbone.arch, settings.stage)
         if settings.short_side % side or settings.long_multiple % side:

@@ -430,7 +430,7 @@ def test_an_unreadable_frame_is_named_and_nothing_is_left_half_done(tree, tmp_pa
 
 
 def test_a_block_that_is_not_there(tree, tmp_path):
-    with pytest.raises(UserError, match=r"--block 2: .* has -1 and 0 … 1"):
+    with pytest.raises(UserError, match=r"--block 2: .* has 0 … 1"):
         run(tree, tmp_path / "out", None, "--block", "2")
 
 
