@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -170,10 +171,11 @@ class Swin(nn.Module):
         self.embed_dim, self.heads, self.checkpointing = self.widths[-1], self.stage_heads[-1], checkpointing
 
         self.patch_embed = PatchEmbed(dim)
-        rates = torch.linspace(0, drop_path_rate, sum(self.depths)).split(self.depths)
+        step = drop_path_rate / (sum(self.depths) - 1)
+        rates = iter(step * i for i in range(sum(self.depths)))
         self.layers = nn.ModuleList(
-            Stage(self.widths[i], self.stage_heads[i], window, rates[i].tolist(), last=i == STAGES - 1)
-            for i in range(STAGES)
+            Stage(width, count, window, list(islice(rates, depth)), last=width == self.embed_dim)
+            for width, count, depth in zip(self.widths, self.stage_heads, self.depths)
         )
         self.norm = nn.LayerNorm(self.embed_dim) if final_norm else nn.Identity()
         self.init_weights()
