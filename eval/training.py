@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import dataclasses
 import fcntl
 import io
 import json
 import math
 import os
+import signal
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, pseudo_collate
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, init_dist, is_distributed
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -42,6 +46,7 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>: the signal that a process gets when its parent ends
 TIMED_STEPS = 3  # of a dry run, after one to warm up
 
 
@@ -92,6 +97,8 @@ def check(args: argparse.Namespace) -> None:
     if torch.cuda.is_available() and args.launcher == "none" and args.gpus > torch.cuda.device_count():
         raise UserError(f"--gpus {args.gpus}: this machine has {torch.cuda.device_count()}")
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # about its own DDP wrapper
+    if args.launcher == "pytorch" and sys.platform == "linux":  # a killed torchrun must not leave us at work
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")
@@ -134,6 +141,8 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
     folder = out / plan.recipe.folder_name(plan.identity)
     folder.mkdir(parents=True, exist_ok=True)
     running.start_distributed(args.launcher)
+    if args.launcher != "none" and not is_distributed():  # on GPUs the Runner would, later than ranks are needed
+        init_dist(args.launcher)
     lock = _lock(folder) if get_rank() == 0 else None
     if processes > 1 and not torch.cuda.is_available():
         print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
@@ -145,7 +154,6 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
         _share_buffers(runner.model)
     else:
         runner.load_checkpoint(str(folder / "checkpoint.pth"))
-        runner._load_from, runner._resume = None, False  # test() would resume, and so build what training needs
     plan.metric.collect_dir = str(folder / "parts")  # where processes leave their results for the first
     runner.test()
     if get_rank() != 0:
@@ -303,9 +311,10 @@ def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _trained_iterations(folder: Path) -> int:
-    """How far the newest checkpoint of a job's folder has come."""
-    files = sorted(int(path.stem.split("_")[1]) for path in folder.glob("iter_*.pth"))
-    return files[-1] if files and (folder / "checkpoint.pth").exists() else 0
+    """How far the checkpoint that a job's folder points to has come; 0 if its name does not tell."""
+    newest = folder / "checkpoint.pth"
+    named = [path for path in folder.glob("iter_*.pth") if newest.exists() and path.samefile(newest)]
+    return int(named[0].stem.split("_")[1]) if named else 0
 
 
 class _Clock(Hook):
@@ -324,12 +333,11 @@ def _dry_run(
     plan: Plan, out: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, processes: int
 ) -> None:
     """Print the resolved job and what it costs, from a few steps timed on one process."""
-    import tempfile
-
     clock, share = _Clock(), plan.recipe.batch_size // processes
     with tempfile.TemporaryDirectory() as folder:
         alone = argparse.Namespace(**{**vars(args), "launcher": "none"})
-        part = Plan(**{**plan.__dict__, "recipe": plan.recipe.with_batch(share)})
+        steady = dataclasses.replace(plan.recipe.with_batch(share), warmup_iters=0)  # it would not fit
+        part = Plan(**{**plan.__dict__, "recipe": steady})
         runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
         runner.train()
         step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS
@@ -345,15 +353,17 @@ def _dry_run(
     disk = 2 * (weights + 8 * trained)  # Adam's two moments; the old checkpoint goes once the new one is whole
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     shown = {"model": plan.model, "train_data": plan.train_data, "test_data": plan.test_data, "identity": plan.identity}
+    epochs, hours = iterations * plan.recipe.batch_size / len(stream), (step * iterations * processes + test) / 3600
     print(Config(shown).pretty_text)
     print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
+    print(f"run         {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size}, {epochs:.1f} epochs")
+    print(f"processes   {processes}, {share // args.accumulate} images at a time in each")
     print(
-        f"training    {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size} = "
-        f"{iterations * plan.recipe.batch_size / len(stream):.1f} epochs, {processes} process(es)"
+        f"time        {_span(step * iterations)} of training, {step:.2f} s an iteration; {_span(test / processes)} of testing"
     )
-    print(
-        f"time        {step:.2f} s an iteration on this {device}: {step * iterations / 3600:.2f} h; "
-        f"testing {len(tests)} images {test / processes / 3600:.2f} h"
-    )
-    print(f"GPU-hours   {(step * iterations * processes + test) / 3600:.2f} (of a {device})")
+    print(f"{'GPU' if torch.cuda.is_available() else 'CPU'}-hours   {hours:.2f}, as timed on one {device}")
     print(f"disk        {math.ceil(disk / 2**20)} MB for checkpoints, one at a time")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
