@@ -358,10 +358,9 @@ def _dry_run(
     print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
     print(f"run         {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size}, {epochs:.1f} epochs")
     print(f"processes   {processes}, {share // args.accumulate} images at a time in each")
-    print(
-        f"time        {_span(step * iterations)} of training, {step:.2f} s an iteration; {_span(test / processes)} of testing"
-    )
-    print(f"{'GPU' if torch.cuda.is_available() else 'CPU'}-hours   {hours:.2f}, as timed on one {device}")
+    print(f"training    {_span(step * iterations)}, {step:.2f} s an iteration")
+    print(f"testing     {_span(test / processes)}")
+    print(f"GPU-hours   {hours:.2f} (timed on one {device})")
     print(f"disk        {math.ceil(disk / 2**20)} MB for checkpoints, one at a time")
 
 
