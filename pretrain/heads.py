@@ -19,7 +19,10 @@ class WeightNormLinear(nn.Module):
         self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(out_dim, in_dim), std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+        scale = self.weight_g / self.weight_v.norm(dim=1, keepdim=True)  # (out_dim, 1)
+        if x[..., 0].numel() < x.shape[-1]:  # few tokens and many logits: the product is smaller than the weights
+            return F.linear(x, self.weight_v) * scale.T
+        return F.linear(x, self.weight_v * scale)
 
 
 class DINOHead(nn.Module):

@@ -54,14 +54,42 @@ def crop_pair_cross_entropy(student: Tensor, targets: Tensor, temperature: float
     return (cross_entropy * other).sum() / (Q * (V - 1))
 
 
-def patch_cross_entropy(student: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> Tensor:
+def patch_cross_entropy(
+    student: Tensor, teacher: Tensor, centre: Tensor, weights: Tensor, student_temp: float, teacher_temp: float
+) -> Tensor:
     """SelfPatch's patch-level loss (arXiv 2206.07990, section 3.2): each patch against its own target.
 
     Args:
         student: logits (T, K) of all patches of all crops.
-        targets: the teacher's probabilities (T, K) for the same patches.
+        teacher: the teacher's logits (T, K) for the same patches; no gradient.
+        centre: (K,) centre of the teacher's logits.
         weights: (T,) each patch's share of the mean; sums to 1.
-        temperature: the student's τ_s.
+        student_temp, teacher_temp: τ_s and τ_t.
     """
-    student = student.float() / temperature
-    return weights @ (student.logsumexp(-1) - (targets * student).sum(-1))
+    return _PatchCrossEntropy.apply(student, teacher, centre, weights, student_temp, teacher_temp)
+
+
+class _PatchCrossEntropy(torch.autograd.Function):
+    """Loss and gradient in one walk over rows few enough to stay in the cache.
+
+    There are thousands of patches times thousands of logits: as separate operations, each would go through memory.
+    """
+
+    @staticmethod
+    def forward(ctx, student, teacher, centre, weights, student_temp, teacher_temp):
+        loss, gradient = torch.zeros((), device=student.device), torch.empty_like(student)
+        rows = 64 if student.device.type == "cpu" else 8192  # a MB each; a GPU wants few large kernels
+        for s, t, w, g in zip(*(x.split(rows) for x in (student, teacher, weights, gradient))):
+            targets = ((t.float() - centre) / teacher_temp).softmax(-1)
+            s = s.float() / student_temp
+            log_sum = s.logsumexp(-1)
+            loss += w @ (log_sum - (targets * s).sum(-1))  # as a row of targets sums to 1
+            probabilities = s.sub_(log_sum.unsqueeze(1)).exp_()
+            g.copy_(probabilities.sub_(targets).mul_((w / student_temp).unsqueeze(1)))
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx, from_loss):
+        (gradient,) = ctx.saved_tensors
+        return gradient * from_loss.to(gradient.dtype), None, None, None, None, None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.dino import DINOPretraining
 from selfpatch.pretrain.heads import DINOHead
-from selfpatch.pretrain.losses import move_centre, patch_cross_entropy, teacher_probabilities
+from selfpatch.pretrain.losses import move_centre, patch_cross_entropy
 from selfpatch.pretrain.method import logged
 from selfpatch.pretrain.vit import LAYER_NORM_EPS, MLP
 
@@ -264,10 +264,10 @@ class SelfPatchPretraining(DINOPretraining):
         with torch.no_grad():
             rows = head.bottleneck(target_tokens)
             rows = torch.cat([rows, rows.mean(0, keepdim=True)])  # the last row gives the mean logits, for the centre
-            logits, mean = head.last_layer(rows).split([len(rows) - 1, 1])
-            targets = teacher_probabilities(logits, self.patch_centre, self.patch_teacher_temp)
+            targets, mean = head.last_layer(rows).split([len(rows) - 1, 1])
         logits = self.student["patch_head"](self.student["aggregation"].norm(student))
-        loss = patch_cross_entropy(logits, targets, weights, self.patch_student_temp)
+        temperatures = (self.patch_student_temp, self.patch_teacher_temp)
+        loss = patch_cross_entropy(logits, targets, self.patch_centre, weights, *temperatures)
         move_centre(self.patch_centre, mean[0], self.centre_momentum)
         return loss
 

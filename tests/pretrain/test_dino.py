@@ -78,11 +78,17 @@ def test_crop_pairs_against_a_loop(crops, teachers, batch):
     torch.testing.assert_close(crop_pair_cross_entropy(student, targets, 0.1), torch.stack(terms).mean())
 
 
-def test_patches_against_a_loop():
-    student, targets = torch.randn(6, 5), torch.randn(6, 5).softmax(-1)
-    weights = torch.tensor([0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
-    expected = sum(-w * (t * (s / 0.1).log_softmax(-1)).sum() for w, t, s in zip(weights, targets, student))
-    torch.testing.assert_close(patch_cross_entropy(student, targets, weights, 0.1), expected)
+@pytest.mark.parametrize("patches", [6, 64, 150])  # fewer than, as many as and more than are taken at a time
+def test_patches_against_autograd(patches):
+    student, teacher = torch.randn(patches, 5, requires_grad=True), torch.randn(patches, 5)
+    centre, weights = torch.randn(5), torch.rand(patches)
+    found = patch_cross_entropy(student, teacher, centre, weights, 0.1, 0.04)
+    (gradient,) = torch.autograd.grad(3 * found, student)
+    targets = ((teacher - centre) / 0.04).softmax(-1)
+    expected = (-(targets * (student / 0.1).log_softmax(-1)).sum(-1) * weights).sum()
+    torch.testing.assert_close(found, expected)
+    expected_gradient = torch.autograd.grad(3 * expected, student)[0]
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4)  # of values up to 30
 
 
 def dino(**backbone) -> DINOPretraining:
