@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: waiting threads must not spin
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))
 DATA = Path(os.environ.get("SELFPATCH_DATA", ROOT.parent / "shared" / "data"))

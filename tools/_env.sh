@@ -4,3 +4,4 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
 "$ROOT/tools/setup.sh" --quiet
 export SELFPATCH_COMMAND="tools/$(basename "$0")" # the name that usage lines repeat
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # threads that wait must not spin: on a shared machine that costs tenfold

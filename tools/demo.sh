@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# From nothing to a comparison: pretrain, score and compare, in minutes on two CPU cores. Run it again to go on.
+#   tools/demo.sh                                     on the toy world, which it makes
+#   tools/demo.sh --data photos/ --davis data/DAVIS   on your own images and a DAVIS-style folder
+# Options: --data DIR    images to pretrain on            --davis DIR   videos to track objects in
+#          --coco DIR    COCO-style set to detect in      --ade20k DIR  ADE20K-style set to segment
+#          --out DIR     where everything goes (default: work_dirs/demo)
+#          --epochs N    of pretraining (default: 5)
+set -euo pipefail
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+DATA="" DAVIS="" COCO="" ADE20K="" OUT=work_dirs/demo EPOCHS=5
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$HERE/demo.sh"; }
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h | --help) usage; exit 0 ;;
+        --data | --davis | --coco | --ade20k | --out | --epochs)
+            [ $# -ge 2 ] || { echo "error: $1 needs a value (tools/demo.sh --help)" >&2; exit 2; }
+            case "$1" in
+                --data) DATA="$2" ;; --davis) DAVIS="$2" ;; --coco) COCO="$2" ;;
+                --ade20k) ADE20K="$2" ;; --out) OUT="$2" ;; --epochs) EPOCHS="$2" ;;
+            esac
+            shift 2 ;;
+        *) echo "error: unknown option $1 (tools/demo.sh --help)" >&2; exit 2 ;;
+    esac
+done
+if [ -n "$DATA" ] && [ -z "$DAVIS" ]; then echo "error: --data needs --davis beside it" >&2; exit 2; fi
+if [ -z "$DATA" ] && [ -n "$DAVIS" ]; then echo "error: --davis needs --data beside it" >&2; exit 2; fi
+for folder in "$DATA" "$DAVIS" "$COCO" "$ADE20K"; do
+    [ -z "$folder" ] || [ -d "$folder" ] || { echo "error: no such folder: $folder" >&2; exit 2; }
+done
+
+source "$HERE/_env.sh"
+started=$(date +%s)
+step() { printf '\n\033[1m== %s\033[0m  (%d min %02d s)\n' "$1" $((($(date +%s) - started) / 60)) $((($(date +%s) - started) % 60)); }
+
+SHORT_SIDE=480
+if [ -z "$DATA" ]; then
+    step "toy world"
+    "$PYTHON" "$ROOT/tools/toy_data.py" --out "$OUT/data"
+    DATA="$OUT/data/images" DAVIS="$OUT/data/DAVIS" COCO="$OUT/data/coco" ADE20K="$OUT/data/ade20k"
+    SHORT_SIDE=192
+fi
+
+METHODS=(random dino selfpatch moby)
+pretrain() { # name, config, options: the newest checkpoint says whether there is anything left to do
+    "$PYTHON" -m selfpatch.pretrain.train "$2" --data "$DATA" --work-dir "$OUT/$1" "${@:3}"
+}
+step "untrained network"
+pretrain random selfpatch_toy --untrained
+for method in dino selfpatch moby; do
+    step "pretraining $method"
+    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=1"
+done
+
+evaluate() { # task, method, options
+    "$PYTHON" -m selfpatch.eval.run "$1" "$OUT/$2/checkpoint.pth" --records "$OUT/records" --out "$OUT/eval/$1-$2" "${@:3}"
+}
+masks=()
+for method in "${METHODS[@]}"; do
+    step "DAVIS: $method"
+    evaluate davis "$method" --data "$DAVIS" --short-side "$SHORT_SIDE"
+    masks+=("$method=$OUT/eval/davis-$method/masks")
+done
+for method in "${METHODS[@]}"; do
+    if [ -n "$COCO" ]; then
+        step "COCO: $method"
+        evaluate coco "$method" --data "$COCO" --protocol mask-rcnn-mini
+    fi
+    if [ -n "$ADE20K" ]; then
+        step "ADE20K: $method"
+        evaluate ade20k "$method" --data "$ADE20K" --protocol semantic-fpn-mini
+    fi
+done
+
+step "comparison"
+"$PYTHON" -m selfpatch.reports.masks "${masks[@]}" --davis "$DAVIS" --out "$OUT/report/masks"
+"$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline DINO
+printf '\nThese figures come from minutes of pretraining on little data: they are no benchmark figures.\n'
+printf 'Report: %s\nMasks:  %s\n' "$OUT/report/report.html" "$OUT/report/masks/<sequence>.png"
+step "done"
