@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from selfpatch.pretrain.losses import mean_over_processes
 from selfpatch.pretrain.schedules import Step
+from selfpatch.pretrain.vit import VisionTransformer  # noqa: F401 - registered, for configs to name it
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
-from selfpatch.pretrain import data, hooks, optim, vit  # noqa: F401 - register what configs name
+from selfpatch.pretrain import data, hooks, optim  # noqa: F401 - optim registers what the Runner builds
 from selfpatch.pretrain.augment import View
 from selfpatch.pretrain.checkpoint import load_file, plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command

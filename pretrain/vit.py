@@ -36,11 +36,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, N, C = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-        if (
-            q.device.type == "cpu" and q.dtype == torch.bfloat16
-        ):  # where the fused kernel's backward is several times slower in bf16 than in fp32
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(q.device.type, enabled=q.dtype != torch.float32):
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+            # there the fused kernel's backward is several times slower in bf16 than in fp32
+            with torch.autocast("cpu", enabled=False):
+                x = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+        else:
             x = F.scaled_dot_product_attention(q, k, v)  # scale d^-1/2
         return self.proj(x.transpose(1, 2).reshape(B, N, C))
 
