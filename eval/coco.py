@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -28,8 +29,10 @@ from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.doctor import check_coco, coco_paths
 from selfpatch.eval.findings import COUNTS, require
 from selfpatch.eval.record import Dataset, Evaluation, Protocol
+from selfpatch.pretrain.cli import UserError
 
 DATA = Path("data/coco")
+KNOWN = {"recipe", "insists", "model", "num_classes", "scales", "train_pipeline", "test_pipeline"}  # keys of a config
 DEFAULTS = {"vit": "mask-rcnn-1x", "swin": "mask-rcnn-swin-1x"}
 
 
@@ -63,9 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """Raise UserError on options out of range and on data that is not whole."""
     training.check(args)
-    if args.protocol is not None:
-        recipes.read("coco", args)
+    config = {} if args.protocol is None else recipes.read("coco", args)[2]
+    if unknown := sorted(set(config) - KNOWN):
+        raise UserError(f"{config.filename}: unknown key {unknown[0]}: known are {', '.join(sorted(KNOWN))}")
     require(check_coco(args.data, args.images))
+    classes = len(_truth(args)["categories"])
+    if config.get("num_classes") not in (None, classes):
+        raise UserError(f"{args.data} has {classes} classes, but {config.filename} insists on {config.num_classes}")
 
 
 def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
@@ -90,8 +97,7 @@ def fingerprint(args: argparse.Namespace) -> Dataset:
 
 def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
     """Train and test: box and mask AP with their parts and per class, in per cent; units an image."""
-    listing, _ = coco_paths(args.data, args.images)["val"]
-    metric = InstanceMetric(json.loads(listing.read_text(encoding="utf-8")), args.check_scorer)
+    metric = InstanceMetric(_truth(args), args.check_scorer)
     training.train_and_test(_plan(backbone, args, metric), out, args)
     return Evaluation(metric.scores.metrics, metric.scores.units, metric.scores.notes)
 
@@ -100,6 +106,12 @@ def _read(args: argparse.Namespace, backbone: LoadedBackbone) -> tuple[str, reci
     """The protocol's name, recipe and config for this backbone; the default one is its family's."""
     args.protocol = args.protocol or DEFAULTS[backbone.arch["family"]]
     return recipes.read("coco", args, backbone)
+
+
+def _truth(args: argparse.Namespace) -> dict[str, Any]:
+    """The annotations of what is scored."""
+    listing, _ = coco_paths(args.data, args.images)["val"]
+    return json.loads(listing.read_text(encoding="utf-8"))
 
 
 def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMetric) -> training.Plan:

@@ -184,6 +184,10 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
                     f"{backbone.checkpoint} is a {backbone.arch['name']} with {key} {backbone.arch.get(key)}, but "
                     f"{path} insists on {key} {value}: choose another --protocol"
                 )
+        if backbone.arch["family"] == "swin" and ("taps" in given or recipe.tap_norm):
+            raise UserError("--taps and --tap-norm are for ViTs: a Swin is tapped at its four stages, with fresh norms")
+        if recipe.tap_norm and not backbone.arch["final_norm"]:
+            raise UserError(f"--tap-norm: {backbone.checkpoint} has no final norm")
         recipe = recipe.for_arch(backbone.arch)
     return name, recipe, config
 

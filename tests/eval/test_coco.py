@@ -302,6 +302,33 @@ def test_a_config_may_insist_on_an_architecture(checkpoints):
         coco.protocol_of(args, load_backbone(args.checkpoint))
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("num_classes = 80", "has 3 classes, but .* insists on 80"),
+        ("learning_rate = 1", "unknown key learning_rate"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_data_or_the_program_is_refused(line, reason, data, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"_base_ = ['{ROOT}/configs/coco/mask-rcnn-1x.py']\n{line}\n")
+    with pytest.raises(UserError, match=reason):
+        coco.check(options("x.pth", "--data", str(data), "--protocol", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("family", "option", "reason"),
+    [
+        ("swin", ("--taps", "1,2,3,4"), "for ViTs"),
+        ("vit", ("--tap-norm",), "has no final norm"),
+    ],
+)
+def test_options_that_do_not_fit_the_backbone_are_refused(family, option, reason, checkpoints):
+    args = options(str(checkpoints[family]), *option)
+    with pytest.raises(UserError, match=reason):
+        coco.protocol_of(args, load_backbone(args.checkpoint))
+
+
 def test_the_default_protocol_is_the_familys(checkpoints):
     for family, name in (("vit", "mask-rcnn-1x@1"), ("swin", "mask-rcnn-swin-1x@1")):
         args = options(str(checkpoints[family]))
