@@ -20,7 +20,7 @@ from selfpatch.eval import certificate as proof
 from selfpatch.eval.architecture import arch_name, empty_model
 from selfpatch.eval.layout import Backbone, read_backbone, some
 from selfpatch.pretrain.checkpoint import load_file
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import sha256_file
 
 
@@ -187,3 +187,31 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--heads", type=int, metavar="N", help="attention heads, where neither metadata nor the size tells"
     )
     parser.add_argument("--unsafe-load", action="store_true", help="read a file even if that may run code in it")
+
+
+DESCRIPTION = """\
+Write the backbone of any checkpoint in another layout, and prove that it arrived.
+
+  tools/convert.sh dino_deitsmall16_pretrain.pth dino.pth             a checkpoint of this project
+  tools/convert.sh checkpoint.pth vit.safetensors --to timm           timm's names
+  tools/convert.sh moby_swin_t_300ep_pretrained.pth swin.pth --to mmdet"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Convert one checkpoint from the command line."""
+    from selfpatch.eval.export import TARGETS, export  # it needs this module
+
+    parser = command_parser(DESCRIPTION)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
+    parser.add_argument("out", type=Path, help="the file to write; .safetensors chooses that format")
+    parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
+    add_checkpoint_options(parser)
+    args = parser.parse_args(argv)
+    loaded = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
+    print("\n".join(loaded.certificate), flush=True)
+    print("\n".join(export(loaded, args.to, args.out)))
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -108,13 +108,20 @@ FAMILIES = (
     Family(
         name="ours",
         method="ours",  # its metadata says which
-        signs=("meta.arch", "meta.method"),
+        signs=("meta.arch", "teacher.backbone.*|student.backbone.*"),
         networks=TEACHER_STUDENT,
         left_out=(
             *_both("head.*", "cls_head.*", "patch_head.*", "aggregation.*"),
             *_both("projector.*", "predictor.*", "patch_projector.*", "patch_predictor.*"),
             "cls_centre", "patch_centre", "queue1.*", "queue2.*", "patch_queue1.*", "patch_queue2.*",
         ),
+    ),
+    Family(
+        name="pyramid",  # what tools/convert.sh writes for mmdet and mmseg
+        method="ours",
+        signs=("meta.arch", "encoder.*", "scales.*"),
+        networks={"backbone": "encoder."},
+        left_out=("scales.*",),
     ),
     # Full training checkpoints of self-distillation: {student, teacher, optimizer, epoch, args, ..._loss}.
     Family(

@@ -50,7 +50,7 @@ def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
     for name, tensor in tensors.items():
         inner = name.removeprefix(prefix)
         within = name.startswith(prefix)
-        pattern = _explaining(inner if within else name, family.backbone_left_out if within else beside)
+        pattern = explaining(inner if within else name, family.backbone_left_out if within else beside)
         if pattern is not None:
             left_out[prefix + pattern if within else pattern] += 1
         elif not within or not tensor.is_floating_point():
@@ -169,7 +169,7 @@ def _add_cls_row(state: dict[str, Tensor]) -> None:
         state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
-def _explaining(name: str, patterns: Collection[str]) -> str | None:
+def explaining(name: str, patterns: Collection[str]) -> str | None:
     """The first of ``patterns`` that ``name`` matches."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
