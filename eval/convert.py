@@ -28,8 +28,8 @@ from selfpatch.pretrain.files import sha256_file
 class LoadedBackbone:
     """A backbone with a checkpoint's weights in it, and where each fact about it comes from."""
 
-    model: nn.Module  # eval mode
-    state: dict[str, Tensor]  # the backbone's tensors under our names, float32
+    model: nn.Module = field(repr=False)  # eval mode
+    state: dict[str, Tensor] = field(repr=False)  # the backbone's tensors under our names, float32
     arch: dict[str, Any]  # the model's arch, and its short name
     method: str  # display name, such as "DINO+SelfPatch"
     family: str  # which layout was recognised

@@ -1,0 +1,118 @@
+"""Exports load strictly in their target, give the checkpoint's features there, and come back through the door."""
+
+import pytest
+import torch
+from safetensors.torch import load_file as load_safetensors
+
+from selfpatch.eval.backbone import SelfPatchPyramid
+from selfpatch.eval.convert import load_backbone, main
+from selfpatch.eval.export import export
+from selfpatch.pretrain.checkpoint import load_file
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.swin import Swin
+from selfpatch.pretrain.vit import VisionTransformer
+
+VIT = {"embed_dim": 48, "depth": 4, "heads": 3, "patch_size": 16, "img_size": 64}
+BACKBONES = {
+    "dino": lambda: VisionTransformer(**VIT),
+    "selfpatch": lambda: VisionTransformer(**VIT, cls_token=False, final_norm=False),
+    "registers": lambda: VisionTransformer(**VIT, layer_scale=1.0, register_tokens=4),
+    "swin": lambda: Swin(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(request, tmp_path_factory):
+    """Each backbone as a file with non-trivial weights, through the door."""
+    torch.manual_seed(0)
+    network = BACKBONES[request.param]()
+    state = {name: 0.2 * torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
+    if request.param == "registers":
+        state["mask_token"] = torch.zeros(1, 48)  # as DINOv2's
+    path = tmp_path_factory.mktemp("checkpoints") / f"{request.param}.pth"
+    torch.save({"model": state} if request.param == "swin" else state, path)
+    return load_backbone(path, heads=None if request.param == "swin" else 3)
+
+
+every_backbone = pytest.mark.parametrize("loaded", BACKBONES, indirect=True)
+
+
+@every_backbone
+def test_to_our_own_layout_and_back(loaded, tmp_path):
+    export(loaded, "selfpatch", tmp_path / "out.pth")
+    again = load_backbone(tmp_path / "out.pth")  # the heads are in the metadata now
+    assert (again.family, again.weights_sha256, again.method) == ("ours", loaded.weights_sha256, loaded.method)
+    assert again.arch == loaded.arch
+    again.check(loaded.model)
+
+
+@pytest.mark.parametrize("target", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("loaded", ["dino", "selfpatch", "registers"], indirect=True)
+def test_a_vit_in_the_pyramid(loaded, target, tmp_path):
+    lines = export(loaded, target, tmp_path / "out.pth")
+    assert "fresh there: scales.*" in lines[0]
+    again = load_backbone(tmp_path / "out.pth")
+    assert (again.family, again.weights_sha256) == ("pyramid", loaded.weights_sha256)
+    pyramid = SelfPatchPyramid(str(tmp_path / "out.pth"))
+    pyramid.load_state_dict(load_file(tmp_path / "out.pth")["state_dict"])  # strictly
+    loaded.check(pyramid.encoder)
+
+
+@pytest.mark.parametrize("library", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("loaded", ["swin"], indirect=True)
+def test_a_swin_in_the_libraries_own(loaded, library, tmp_path):
+    lines = export(loaded, library, tmp_path / "out.pth")
+    assert "norm[0-3]" in lines[0]
+    assert "256x256" in lines[1]
+    module = pytest.importorskip(f"{library}.models.backbones")
+    model = module.SwinTransformer(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
+    model.load_state_dict(load_file(tmp_path / "out.pth")["state_dict"])  # strictly
+    model.eval()
+    images = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        found = model(images)[-1].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found, loaded.model(images)[1], atol=1e-4, rtol=1e-4)
+
+
+@every_backbone
+def test_to_timms_names_and_back(loaded, tmp_path):
+    export(loaded, "timm", tmp_path / "out.safetensors")
+    heads = None if loaded.arch["family"] == "swin" else 3
+    again = load_backbone(tmp_path / "out.safetensors", heads=heads)
+    torch.testing.assert_close(again.tokens, loaded.tokens, atol=1e-5, rtol=1e-5)  # [CLS] may hold its position
+
+
+@every_backbone
+def test_timms_own_model_gives_the_features(loaded, tmp_path):
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm cannot be imported: {error}")
+    lines = export(loaded, "timm", tmp_path / "out.safetensors")
+    assert "it gives the checkpoint's features" in lines[1]
+    call = lines[1].removeprefix("export: for ").partition(": it gives")[0]  # the line says how to build it
+    model = eval(call, {"timm": timm})
+    model.load_state_dict(load_safetensors(tmp_path / "out.safetensors"))  # strictly
+
+
+@pytest.mark.parametrize("loaded", ["dino"], indirect=True)
+def test_the_checkpoint_itself_is_never_overwritten(loaded):
+    with pytest.raises(UserError, match="the checkpoint itself"):
+        export(loaded, "selfpatch", loaded.checkpoint)
+
+
+@pytest.mark.parametrize("loaded", ["dino"], indirect=True)
+def test_other_features_in_the_target_are_refused(loaded, tmp_path, monkeypatch):
+    """A weight that does not arrive is caught before anything is written."""
+    monkeypatch.setattr(SelfPatchPyramid, "load_state_dict", lambda self, state: self.encoder.init_weights())
+    with pytest.raises(UserError, match="certificate"):
+        export(loaded, "mmdet", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("loaded", ["selfpatch"], indirect=True)
+def test_the_command_prints_both_certificates(loaded, tmp_path, capsys):
+    main([str(loaded.checkpoint), str(tmp_path / "out.pth"), "--heads", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["coverage", "features", "export", "export", "written"]
+    assert (tmp_path / "out.pth").is_file()
