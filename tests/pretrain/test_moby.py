@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import runpy
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ import torch
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.contrastive import ContrastiveHead, KeyQueue, SyncBatchNorm, info_nce
 from selfpatch.pretrain.moby import MoBYPretraining, MoBYSelfPatchPretraining
+from selfpatch.pretrain.optim import PretrainOptimWrapper
 from selfpatch.pretrain.schedules import MoBYSchedule, Step
+from selfpatch.pretrain.vit import VisionTransformer
 
 SCRIPT = Path(__file__).with_name("golden_moby.py")
 spec = importlib.util.spec_from_file_location("golden_moby", SCRIPT)
 golden_moby = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(golden_moby)
+plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "reference" / "moby_plain.py")))
 
 
 # --- the recorded steps ----------------------------------------------------------------------------------------------
@@ -141,6 +146,38 @@ def moby_selfpatch(**options) -> MoBYSelfPatchPretraining:
 
 def step(momentum: float) -> Step:
     return Step(lr=0.0, weight_decay=0.0, momentum=momentum, teacher_temp=1.0)
+
+
+def test_steps_equal_the_plain_formulation():
+    """Three steps with clipping: losses, queues and weights."""
+    method = moby(queue=6)
+    method.student["backbone"].blocks[1].drop_path.rate = 0.0
+    options = {name: value for name, value in BACKBONE.items() if name != "type"}
+    model = plain.PlainMoBY(VisionTransformer(**options), total=10, **{**HEADS, "queue": 6}).train()
+    model.encoder.load_state_dict(method.student["backbone"].state_dict())
+    model.encoder_k.load_state_dict(method.teacher["backbone"].state_dict())
+    for theirs, ours in (
+        (model.projector, method.student["projector"]),
+        (model.projector_k, method.teacher["projector"]),
+        (model.predictor, method.student["predictor"]),
+    ):
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values())))
+    model.queue1.copy_(method.queue1.keys)
+    model.queue2.copy_(method.queue2.keys)
+    # plain SGD: AdamW would make steps of the noise that a gradient of zero leaves
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = PretrainOptimWrapper(torch.optim.SGD(method.student.parameters(), lr=0.1), clip=0.5, per_parameter=False)
+    for i in range(3):
+        views = torch.randn(2, 3, 3, 64, 64)
+        method.set_step(0, i, step(1 - 0.01 * (math.cos(math.pi * i / 10) + 1) / 2))
+        loss = method([views])["loss"]
+        wrapper.update_params(loss)
+        expected = plain.plain_step(model, optimiser, *views, clip=0.5)
+        torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(method.queue1.keys, model.queue1, rtol=0, atol=1e-5)
+        torch.testing.assert_close(method.queue2.keys, model.queue2, rtol=0, atol=1e-5)
+    for (name, ours), theirs in zip(method.student["backbone"].named_parameters(), model.encoder.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, msg=name)
 
 
 def test_the_key_network_is_a_copy_without_predictor_and_drop_path():
