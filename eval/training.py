@@ -334,13 +334,14 @@ def _dry_run(
 ) -> None:
     """Print the resolved job and what it costs, from a few steps timed on one process."""
     clock, share = _Clock(), plan.recipe.batch_size // processes
+    timed = share if torch.cuda.is_available() else min(share, 2 * args.accumulate)  # CPU time grows with the images
     with tempfile.TemporaryDirectory() as folder:
         alone = argparse.Namespace(**{**vars(args), "launcher": "none"})
-        steady = dataclasses.replace(plan.recipe.with_batch(share), warmup_iters=0)  # it would not fit
+        steady = dataclasses.replace(plan.recipe.with_batch(timed), warmup_iters=0)  # it would not fit
         part = Plan(**{**plan.__dict__, "recipe": steady})
         runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
         runner.train()
-        step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS
+        step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS * share / timed
         tests = runner._test_dataloader
         runner.model.eval()
         started = time.perf_counter()
