@@ -125,7 +125,7 @@ def load_backbone(
         model=model,
         state=found.state,
         arch=arch,
-        method=found.meta.get("method", found.family.method),
+        method=str(found.meta.get("method", found.family.method)),
         family=found.family.name,
         which=found.which,
         heads_from=heads_from,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, write_text
 
@@ -52,7 +53,7 @@ class Protocol:
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a record, after a trip through JSON, so that two can be compared."""
-        return json.loads(json.dumps({"name": self.name, "parameters": self.parameters}))
+        return jsonable({"name": self.name, "parameters": self.parameters})
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def find_record(
     """The record of exactly this evaluation, if there is one.
 
     Checkpoint, weights (another network of the same file is another result), protocol with all its parameters, split
-    and dataset fingerprint must be equal; a file's name proves nothing. Unreadable records are passed over.
+    and dataset fingerprint must be equal; a file's name proves nothing. Unreadable records are passed over; of several
+    equal ones the newest is taken.
     """
     wanted = {
         "task": task,
@@ -115,6 +117,7 @@ def find_record(
         "dataset_fingerprint": dataset.sha256,
         "split": dataset.split,
     }
+    found = []
     for path in sorted(Path(records).glob(f"{task}-{checkpoint_sha256[:12]}-*.json")):
         try:
             record = read_record(path)
@@ -124,8 +127,8 @@ def find_record(
         if all(record[key] == value for key, value in wanted.items()) and (
             units is None or (path.parent / units).is_file()
         ):
-            return path
-    return None
+            found.append((record["started"], path))
+    return max(found)[1] if found else None
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -162,6 +165,16 @@ def write_record(records: Path, record: Mapping[str, Any], units: Mapping[str, n
             np.savez_compressed(temporary, **units)
     write_text(path, text)
     return path
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` as JSON can hold it: infinite numbers and unknown objects as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    plain = isinstance(value, (str, int, type(None))) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else str(value)
 
 
 def file_name(protocol: str) -> str:

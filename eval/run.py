@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -27,7 +28,16 @@ from typing import Any
 import torch
 
 from selfpatch.eval.convert import LoadedBackbone, add_checkpoint_options, load_backbone
-from selfpatch.eval.record import Dataset, Evaluation, Protocol, find_record, read_record, versions, write_record
+from selfpatch.eval.record import (
+    Dataset,
+    Evaluation,
+    Protocol,
+    find_record,
+    jsonable,
+    read_record,
+    versions,
+    write_record,
+)
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 
 DESCRIPTION = """\
@@ -112,10 +122,12 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
         show(record, known)
         return known
 
+    _raise_unless_writable(args.records)
     out = args.out or Path("work_dirs/eval") / f"{args.task}-{backbone.checkpoint_sha256[:12]}"
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     result: Evaluation = task.evaluate(backbone, args, out)
     seconds = time.perf_counter() - clock
+    metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
 
     record = {
         "task": args.task,
@@ -133,12 +145,22 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "miniature": dataset.miniature,
-        "metrics": {name: float(value) for name, value in result.metrics.items()},
-        "notes": list(result.notes),
+        "metrics": metrics,
+        "notes": [*result.notes, *(f"{name} has no value" for name in result.metrics if name not in metrics)],
     }
     path = write_record(args.records, record, result.units)
     show(read_record(path), path)
     return path
+
+
+def _raise_unless_writable(folder: Path) -> None:
+    """Say before the work that its result could not be stored."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--records {folder}: {error.strerror}; choose a folder that can be written") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--records {folder} cannot be written; choose another folder")
 
 
 def _provenance(backbone: LoadedBackbone) -> dict[str, Any]:
@@ -147,7 +169,7 @@ def _provenance(backbone: LoadedBackbone) -> dict[str, Any]:
         "checkpoint_sha256": backbone.checkpoint_sha256,
         "weights_sha256": backbone.weights_sha256,
         "certificate": backbone.certificate,
-        "config": backbone.config,
+        "config": None if backbone.config is None else jsonable(backbone.config),
     }
 
 

@@ -1,0 +1,245 @@
+"""One command for every task: checks first, the certificate, the work, one record; and never the work twice."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from selfpatch.eval import run
+from selfpatch.eval.record import Dataset, Evaluation, Protocol, read_record
+from selfpatch.pretrain.checkpoint import save_file
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.vit import VisionTransformer
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "checkpoint.pth")
+
+
+def write_checkpoint(path, seed=0):
+    torch.manual_seed(seed)
+    student, teacher = (VisionTransformer(embed_dim=24, depth=2, heads=3, img_size=32) for _ in range(2))
+    state = {f"student.backbone.{name}": tensor for name, tensor in student.state_dict().items()}
+    state |= {f"teacher.backbone.{name}": tensor for name, tensor in teacher.state_dict().items()}
+    meta = {"method": "DINO", "arch": teacher.arch, "epoch": 3, "seed": 7, "config": {"clip": float("inf")}}
+    save_file({"meta": meta, "state_dict": state}, path)
+    return path
+
+
+class Task:
+    """A task that counts how often it works, with a data set and a protocol that a test can change."""
+
+    def __init__(self):
+        self.worked, self.seen = 0, None
+        self.top_k, self.data = 5, "a" * 64
+        self.metrics = {"J&F": 61.0, "IoU/wall": 12.0}
+
+    def check(self, args):
+        self.checked = True
+
+    def protocol_of(self, args, backbone):
+        return Protocol("toy@1", {"top_k": self.top_k, "patch": backbone.arch["patch"]})
+
+    def fingerprint(self, args):
+        return Dataset("toys", "val", self.data, miniature=True)
+
+    def evaluate(self, backbone, args, out):
+        self.worked += 1
+        self.seen = backbone, out
+        return Evaluation(self.metrics, {"J": np.arange(3.0)}, ["an object was lost"])
+
+
+def arguments(checkpoint, **options):
+    defaults = {"task": "toy", "checkpoint": checkpoint, "which": None, "heads": None, "unsafe_load": False}
+    places = {"records": checkpoint.parent / "records", "out": None, "force": False, "method": None}
+    return SimpleNamespace(**defaults | places | options)
+
+
+def test_a_run_leaves_one_record_of_everything(checkpoint, capsys):
+    task = Task()
+    path = run.run(task, arguments(checkpoint))
+    record = read_record(path)
+    backbone, out = task.seen
+    assert (record["task"], record["dataset"], record["split"], record["miniature"]) == ("toy", "toys", "val", True)
+    assert record["protocol"] == {"name": "toy@1", "parameters": {"top_k": 5, "patch": 16}}
+    assert (record["method"], record["pretrain_epochs"], record["seed"]) == ("DINO", 3, 7)
+    assert record["arch"]["name"] == "vit-24x2-p16"
+    assert record["config"] == {"clip": "inf"}
+    assert record["certificate"] == backbone.certificate
+    assert (record["metrics"], record["notes"]) == (task.metrics, ["an object was lost"])
+    assert out == Path("work_dirs/eval") / f"toy-{record['checkpoint_sha256'][:12]}"
+    printed = capsys.readouterr().out
+    for line in (*backbone.certificate, "J&F 61.00", "an object was lost", "miniature", str(path)):
+        assert line in printed
+    assert "IoU/wall" not in printed  # per class: in the file
+
+
+def test_the_same_again_shows_the_record_and_does_not_work(checkpoint, capsys):
+    task = Task()
+    first = run.run(task, arguments(checkpoint))
+    capsys.readouterr()
+    assert run.run(task, arguments(checkpoint)) == first
+    assert task.worked == 1
+    assert "already recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "network", "protocol", "data", "--force"])
+def test_anything_else_runs_and_is_recorded_beside_it(checkpoint, change, tmp_path):
+    task = Task()
+    first = run.run(task, arguments(checkpoint))
+    before = first.read_bytes()
+    args = arguments(checkpoint)
+    if change == "checkpoint":
+        args.checkpoint = write_checkpoint(tmp_path / "other.pth", seed=1)
+    elif change == "network":
+        args.which = "student"
+    elif change == "protocol":
+        task.top_k = 7
+    elif change == "data":
+        task.data = "b" * 64
+    else:
+        args.force = True
+    second = run.run(task, args)
+    assert task.worked == 2
+    assert second != first
+    assert first.read_bytes() == before
+    assert run.run(task, arguments(args.checkpoint, which=args.which)) in (first, second)  # each is found again
+    assert task.worked == 2
+
+
+class TestOrder:
+    """What is cheap and what is the user's comes before the work."""
+
+    def test_arguments_and_data_before_the_checkpoint(self, tmp_path):
+        task = Task()
+        task.check = lambda args: (_ for _ in ()).throw(UserError("no such data"))
+        with pytest.raises(UserError, match="no such data"):
+            run.run(task, arguments(tmp_path / "nowhere.pth"))
+
+    def test_the_checkpoint_before_the_work(self, tmp_path):
+        task = Task()
+        with pytest.raises(UserError, match="no such checkpoint"):
+            run.run(task, arguments(tmp_path / "nowhere.pth"))
+        assert task.worked == 0
+
+    def test_a_place_for_the_record_before_the_work(self, checkpoint):
+        task = Task()
+        (checkpoint.parent / "file").write_text("")
+        with pytest.raises(UserError, match="--records"):
+            run.run(task, arguments(checkpoint, records=checkpoint.parent / "file" / "records"))
+        assert task.worked == 0
+
+    def test_a_failed_evaluation_leaves_no_record(self, checkpoint):
+        task = Task()
+        task.evaluate = lambda *_: (_ for _ in ()).throw(UserError("an image is missing"))
+        with pytest.raises(UserError, match="an image is missing"):
+            run.run(task, arguments(checkpoint))
+        assert not list((checkpoint.parent / "records").iterdir())
+
+
+def test_a_figure_without_a_value_is_noted_not_recorded(checkpoint):
+    task = Task()
+    task.metrics = {"mask AP": 3.0, "mask AP/zebra": float("nan")}
+    record = read_record(run.run(task, arguments(checkpoint)))
+    assert record["metrics"] == {"mask AP": 3.0}
+    assert "mask AP/zebra has no value" in record["notes"]
+
+
+def test_the_users_name_for_the_method(checkpoint):
+    assert read_record(run.run(Task(), arguments(checkpoint, method="iBOT")))["method"] == "iBOT"
+
+
+def test_tasks_are_found_by_name():
+    """Every module of the room that defines the task functions, and nothing else."""
+    room = Path(run.__file__).parent
+    defining = {p.stem for p in room.glob("*.py") if "def evaluate(" in p.read_text() and p.stem != "run"}
+    assert set(run.tasks()) == defining
+    assert "davis" in run.tasks()
+
+
+@pytest.mark.parametrize("name", run.tasks())
+def test_every_task_follows_the_protocol(name):
+    body = ast.parse((Path(run.__file__).parent / f"{name}.py").read_text()).body
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    assert {"add_arguments", "check", "protocol_of", "fingerprint", "evaluate"} <= defined
+
+
+def command(*arguments, cwd):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    call = [sys.executable, "-m", "selfpatch.eval.run", *map(str, arguments)]
+    return subprocess.run(call, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("no-such-task", "x.pth"), "unknown task 'no-such-task'"),
+        (("davis", "x.pth", "--data", "nowhere"), "nowhere"),
+        (("davis",), "checkpoint"),
+        ((), "task"),
+    ],
+)
+def test_a_mistake_costs_a_line_and_status_2(arguments, told, tmp_path):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "a tensor lacking", "a tensor too many", "a pickled call"])
+def test_a_bad_checkpoint_costs_one_line(kind, checkpoint, capsys):
+    """The door's own tests try every tensor; this is the way of one of each through the command."""
+    content = torch.load(checkpoint, weights_only=True)
+    if kind == "text":
+        checkpoint.write_text("weights\n")
+    elif kind == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    elif kind == "a tensor lacking":
+        del content["state_dict"]["teacher.backbone.blocks.1.norm2.bias"]
+        torch.save(content, checkpoint)
+    elif kind == "a tensor too many":
+        content["state_dict"]["teacher.backbone.blocks.1.norm3.bias"] = torch.zeros(24)
+        torch.save(content, checkpoint)
+    else:
+        content["meta"]["config"] = RunsCode(checkpoint.parent / "ran")
+        torch.save(content, checkpoint)
+    task = Task()
+    with pytest.raises(UserError) as error:
+        run.run(task, arguments(checkpoint))
+    assert "\n" not in str(error.value)
+    assert str(checkpoint) in str(error.value)
+    if "tensor" in kind:
+        assert "blocks.1.norm" in str(error.value)
+    assert task.worked == 0
+    assert not (checkpoint.parent / "ran").exists()
+
+
+class RunsCode:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_help_shows_a_tasks_own_options(tmp_path):
+    done = command("davis", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for option in ("--data", "--records", "--heads", "--unsafe-load", "--force"):
+        assert option in done.stdout
+    assert "tools/eval_davis.sh checkpoint.pth" in done.stdout
+
+
+def test_a_record_is_json_that_other_tools_read(checkpoint):
+    path = run.run(Task(), arguments(checkpoint))
+    record = json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(constant))
+    assert np.load(path.parent / record["units"])["J"].tolist() == [0.0, 1.0, 2.0]
