@@ -18,6 +18,7 @@ from selfpatch.eval.families import BOOKKEEPING, FAMILIES, LAYER_SCALE, SYNONYMS
 from selfpatch.pretrain.cli import UserError
 
 WRAPPERS = re.compile(r"^((state_dict|model)\.)+")  # what training scripts put their one network under
+LONE_WRAPPERS = ("teacher.", "backbone.")
 WRAPPED_MODULES = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module)\.")  # what DDP and others add
 
 
@@ -40,9 +41,14 @@ def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
     Raises:
         UserError: the family is unknown, the network is not there, or a tensor is on no list.
     """
-    tensors = named_tensors(path, content)
-    meta = metadata(content)
-    family = recognise(path, content, tensors)
+    tensors, meta = named_tensors(path, content), metadata(content)
+    family = recognise(content, tensors)
+    for wrapper in LONE_WRAPPERS:  # one network alone, as a training script names it
+        if family is None and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+            family = recognise(content, tensors)
+    if family is None:
+        raise UserError(f"{path} {_unknown(tensors)}")
     which, prefix = _network(path, family, which, tensors, meta)
     beside = (*(f"{p}*" for p in family.networks.values() if p != prefix), *family.left_out)
 
@@ -98,27 +104,22 @@ def metadata(content: Any) -> dict[str, Any]:
     return dict(meta) if isinstance(meta, Mapping) and isinstance(meta.get("arch"), Mapping) else {}
 
 
-def recognise(path: Path, content: Any, tensors: Mapping[str, Tensor]) -> Family:
-    """The family of a checkpoint, from its names, its top-level entries and its table of positions.
-
-    Raises:
-        UserError: no family's signs fit.
-    """
+def recognise(content: Any, tensors: Mapping[str, Tensor]) -> Family | None:
+    """The family of a checkpoint, from its names, its top-level entries and its table of positions; None: unknown."""
     entries = {str(entry) for entry in content} if isinstance(content, Mapping) else set()
     marks = set(tensors) | entries | {f"meta.{key}" for key in metadata(content)}
     if has_layer_scale(tensors):
         marks.add(LAYER_SCALE)
     cls_row = next((has_cls_row(name, tensors) for name in tensors if name.endswith("pos_embed")), None)
-    for family in FAMILIES:
-        if family.fits(marks, cls_row):
-            return family
+    return next((family for family in FAMILIES if family.fits(marks, cls_row)), None)
+
+
+def _unknown(tensors: Mapping[str, Tensor]) -> str:
+    """What to say of a file that no family's signs fit."""
     if any(re.search(r"(^|\.)layer1\.0\.conv1\.weight$", name) for name in tensors):
-        raise UserError(f"{path} holds a ResNet, not a ViT or a Swin transformer: this project evaluates those two")
-    known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
-    raise UserError(
-        f"{path} is of no known family, neither a ViT nor a Swin transformer by its tensors "
-        f"({some(sorted(tensors), 3)}); known are {known}"
-    )
+        return "holds a ResNet, not a ViT or a Swin transformer: this project evaluates those two"
+    known = ", ".join(family.name for family in FAMILIES)
+    return f"is of no known family, neither a ViT nor a Swin ({some(sorted(tensors), 3)}); known are {known}"
 
 
 def has_layer_scale(names: Collection[str]) -> bool:

@@ -45,7 +45,12 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
-    if path.suffix == ".safetensors":
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if path.suffix == ".safetensors" or head[8:] == b"{":  # eight bytes of length, then JSON
         from safetensors import SafetensorError
         from safetensors.torch import load_file as load_safetensors
 
@@ -53,6 +58,8 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
             return load_safetensors(path)
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): download or export it again") from None
+    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or, from before torch 1.6, a pickle
+        raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)")
     try:
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=not unsafe)

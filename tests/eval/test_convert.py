@@ -373,6 +373,25 @@ def test_selfpatch_with_a_part_of_dino_is_refused(layout, extra, tmp_path):
         load(tmp_path, content, heads=HEADS)
 
 
+@pytest.mark.parametrize("family", ["dino", "selfpatch"])
+@pytest.mark.parametrize(
+    "wrap", [("teacher", "module.backbone."), ("teacher", ""), (None, "backbone."), (None, "module.")]
+)
+    "wrap", [("teacher", "module.backbone."), ("teacher", ""), (None, "backbone."), (None, "module.")]
+)
+def test_a_backbone_alone_under_a_training_scripts_names(family, wrap, tmp_path):
+    own = content_of("DINO, backbone" if family == "dino" else "SelfPatch, backbone")[3]
+    entry, prefix = wrap
+    names = under(prefix, own)
+    loaded = load(tmp_path, {entry: names} if entry else names, heads=HEADS)
+    assert (loaded.family, loaded.which) == (f"{family}-backbone", "teacher")
+
+
+def test_a_swin_tells_its_own_heads(tmp_path):
+    with pytest.raises(UserError, match="leave --heads out"):
+        load(tmp_path, content_of("Swin")[0], heads=3)
+
+
 def test_an_unknown_part_beside_the_backbones_is_refused(tmp_path):
     content, _, _, _ = content_of("DINO")
     content["teacher"]["module.surprise.weight"] = torch.randn(3)
