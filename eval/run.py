@@ -78,6 +78,26 @@ def main(argv: Sequence[str]) -> None:
     run(task, args)
 
 
+def check_command(name: str, argv: Sequence[str]) -> None:
+    """Raise :class:`UserError` for what ``main([name, checkpoint, *argv])`` refuses before it needs the checkpoint.
+
+    A sweep asks this before it trains anything.
+    """
+    known = tasks()
+    if name not in known:
+        raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
+    task = importlib.import_module(f"selfpatch.eval.{name}")
+    parser = _parser(task, known)
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{name}: {message}")
+
+    parser.error = refuse
+    args = parser.parse_args(["none.pth", *argv])
+    args.task = name
+    task.check(args)
+
+
 def _parser(task: ModuleType | None, known: Sequence[str]) -> argparse.ArgumentParser:
     parser = command_parser(DESCRIPTION.format(tasks=", ".join(known)))
     if task is None:
