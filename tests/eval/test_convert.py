@@ -377,8 +377,6 @@ def test_selfpatch_with_a_part_of_dino_is_refused(layout, extra, tmp_path):
 @pytest.mark.parametrize(
     "wrap", [("teacher", "module.backbone."), ("teacher", ""), (None, "backbone."), (None, "module.")]
 )
-    "wrap", [("teacher", "module.backbone."), ("teacher", ""), (None, "backbone."), (None, "module.")]
-)
 def test_a_backbone_alone_under_a_training_scripts_names(family, wrap, tmp_path):
     own = content_of("DINO, backbone" if family == "dino" else "SelfPatch, backbone")[3]
     entry, prefix = wrap
