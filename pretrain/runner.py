@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
@@ -51,6 +52,10 @@ def run_processes(count: int, module: str, argv: Sequence[str]) -> None:
 
 # forked workers, and no threads of OpenCV in them: they would fight for the cores
 ENVIRONMENT = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}}
+
+
+# lines of mmengine's that are always the same
+CHATTER = ("Hooks will be executed", "Distributed training is not used")
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -148,13 +153,15 @@ class SafeRunner(Runner):
             model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """mmengine's logger, without the lines that tell a user nothing."""
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(lambda record: not str(record.msg).startswith(CHATTER))
+        return logger
+
     def _log_env(self, env_cfg: dict) -> None:
         """Only name the device: versions and config stand in every checkpoint and record."""
         self.logger.info("device %s, %d process(es)", "cuda" if torch.cuda.is_available() else "cpu", self.world_size)
-
-    def get_hooks_info(self) -> str:
-        """Nothing: the order of the hooks tells a user nothing."""
-        return ""
 
     def dump_config(self) -> None:
         """The whole config stands in the checkpoint."""
