@@ -50,8 +50,11 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"{args.data}/classes.json names one class: there is nothing to tell apart")
     if args.protocol is not None:
         _, _, config = recipes.read("ade20k", args)
-        if unknown := sorted(set(config.keys()) - KNOWN):
-            raise UserError(f"{config.filename}: unknown key {unknown[0]}: known are {', '.join(sorted(KNOWN))}")
+        if odd := sorted(set(config.keys()) ^ KNOWN):
+            kind = "unknown key" if odd[0] in config else "no"
+            raise UserError(
+                f"{config.filename}: {kind} {odd[0]}: start from configs/_base_/ade20k.py, which has them all"
+            )
         if config.num_classes not in (None, classes):
             raise UserError(f"{args.data} has {classes} classes, but {config.filename} insists on {config.num_classes}")
 
@@ -98,7 +101,7 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
         recipe=recipe,
         identity=identity,
     )
-    _check_share(plan, args)
+    _check_share(plan, args, config.crop)
     try:
         training.train_and_test(plan, Path(out), args)
     except UserError as error:  # one of a loading process brings its traceback along
@@ -161,16 +164,14 @@ def _read(args: argparse.Namespace, backbone: LoadedBackbone) -> tuple[str, Reci
     return name, recipe, config
 
 
-def _check_share(plan: training.Plan, args: argparse.Namespace) -> None:
-    """Raise UserError where a batch norm of UPerNet would see one value: its coarsest pool leaves one an image."""
+def _check_share(plan: training.Plan, args: argparse.Namespace, crop: int) -> None:
+    """Raise UserError where a batch norm would see a single value: UPerNet's coarsest pool leaves one an image."""
     processes = args.gpus if args.launcher == "none" else training.launched_processes(args.launcher)
     together = processes if torch.cuda.is_available() else 1  # SyncBN
-    if plan.model["decode_head"]["type"] == "UPerHead":
-        images = plan.recipe.batch_size * together // (processes * args.accumulate)
-        if images < 2:
-            raise UserError(
-                "UPerNet needs two images at a time for its batch norms: raise --batch-size, or lower --gpus"
-            )
+    images = plan.recipe.batch_size * together // (processes * args.accumulate)
+    values = 1 if plan.model["decode_head"]["type"] == "UPerHead" else max(1, crop // 32) ** 2
+    if images * values < 2:
+        raise UserError("batch norms need two images at a time: raise --batch-size, or lower --gpus or --accumulate")
 
 
 @lru_cache(1)

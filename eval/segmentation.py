@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from mmcv.transforms import BaseTransform
 from mmengine.evaluator import BaseMetric
 from mmengine.structures import PixelData
@@ -124,18 +126,24 @@ def test_pipeline(crop: int, classes: int, multi_scale: bool) -> list[dict]:
 class Segmentor(EncoderDecoder):
     """mmseg's segmentor, which also takes several views of an image and averages their class probabilities."""
 
+    @torch.no_grad()
     def test_step(self, data: dict) -> list:
         """Predictions for a batch, or for a batch of views as ``TestTimeAug`` packs them."""
         if isinstance(data["inputs"][0], Tensor):
             return super().test_step(data)
-        merged = None
+        total = 0
         for view in range(len(data["inputs"])):
-            samples = super().test_step({key: value[view] for key, value in data.items()})
-            probabilities = [sample.seg_logits.data.softmax(0) for sample in samples]  # each (classes, H, W)
-            merged = probabilities if merged is None else [a + b for a, b in zip(merged, probabilities)]
-        for sample, total in zip(samples, merged):
-            sample.set_data({"pred_sem_seg": PixelData(data=total.argmax(0, keepdim=True))})
-        return samples
+            batch = self.data_preprocessor({key: value[view] for key, value in data.items()}, False)
+            metas = [sample.metainfo for sample in batch["data_samples"]]  # one view: one size, flipped or not
+            logits = self.inference(batch["inputs"], metas)  # (B, classes, h, w)
+            if metas[0].get("flip"):
+                logits = logits.flip(3)
+            size = tuple(metas[0]["ori_shape"])
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+            total = total + logits.softmax(1)
+        for sample, labels in zip(batch["data_samples"], total.argmax(1, keepdim=True)):
+            sample.set_data({"pred_sem_seg": PixelData(data=labels)})
+        return batch["data_samples"]
 
 
 @MODELS.register_module()
