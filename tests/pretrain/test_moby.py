@@ -267,6 +267,18 @@ def test_patch_keys_enter_a_queue_a_view():
     assert not torch.equal(method.patch_queue1.keys[:, :6], method.patch_queue2.keys[:, :6])
 
 
+def test_patch_keys_are_the_same_however_the_batch_is_shared(monkeypatch):
+    method = moby_selfpatch(negatives=True, patch_keys=3)
+    method.set_step(7, 11, step(0.99))
+    keys = torch.randn(4, 16, 8)
+    whole = method.some_keys(keys, salt=0)
+    assert len(whole.flatten(0, 1).unique(dim=0)) == 4 * 3  # an image's are different patches
+    assert not torch.equal(whole, method.some_keys(keys, salt=1))
+    for rank in range(2):
+        monkeypatch.setattr("selfpatch.pretrain.moby.world_and_rank", lambda rank=rank: (2, rank))
+        assert torch.equal(method.some_keys(keys[rank::2], salt=0), whole[rank::2])
+
+
 def test_positives_only_is_zero_where_the_prediction_is_the_target():
     rows = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     method = moby_selfpatch()
