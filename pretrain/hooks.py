@@ -28,7 +28,7 @@ class SetStep(Hook):
     One hook for all of it: mmengine's parameter schedulers would give the group without weight decay one.
     """
 
-    priority = "VERY_HIGH"  # the teacher has moved before anything is saved
+    priority = "HIGHEST"  # before the values are logged; and the teacher has moved before anything is saved
 
     def __init__(self, schedule) -> None:
         self.schedule = schedule
