@@ -41,15 +41,14 @@ from selfpatch.eval.record import (
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 
 DESCRIPTION = """\
-Evaluate one checkpoint on one task and write a record of the result.
+{what}
 
-  tools/eval_davis.sh checkpoint.pth
-  python -m selfpatch.eval.run davis checkpoint.pth --data data/DAVIS
+  {example}
 
-The checkpoint may be of this project or of a published method; what was loaded is printed and proved first. A result
-that is already recorded (same weights, protocol and data) is shown instead of computed again.
-
-tasks: {tasks}"""
+The checkpoint may be of this project or of a published method: its family, architecture and patch size are read off its
+tensors, and what was loaded is printed and proved first. A result that is already recorded (same weights, protocol and
+data) is shown instead of computed again."""
+ANY_TASK = "Evaluate one checkpoint on one task and write a record of the result."
 
 
 def tasks() -> list[str]:
@@ -99,11 +98,12 @@ def check_command(name: str, argv: Sequence[str]) -> None:
 
 
 def _parser(task: ModuleType | None, known: Sequence[str]) -> argparse.ArgumentParser:
-    parser = command_parser(DESCRIPTION.format(tasks=", ".join(known)))
+    prog = os.environ.get("SELFPATCH_COMMAND", "python -m selfpatch.eval.run " + (_name(task) if task else "davis"))
+    what = task.__doc__.partition("\n\n")[0] if task else ANY_TASK
+    parser = command_parser(DESCRIPTION.format(what=what, example=f"{prog} checkpoint.pth --data DIR"))
+    parser.prog = prog if task else parser.prog
     if task is None:
         parser.add_argument("task", choices=known, help="what to evaluate on; TASK --help shows its options")
-    elif "SELFPATCH_COMMAND" not in os.environ:
-        parser.prog = f"{parser.prog} {task.__name__.rpartition('.')[2]}"
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
     parser.add_argument("--data", type=Path, default=getattr(task, "DATA", None), help="where the data set lies")
     parser.add_argument("--out", type=Path, help="working files [work_dirs/eval/<task>-<checkpoint>]")
@@ -114,8 +114,12 @@ def _parser(task: ModuleType | None, known: Sequence[str]) -> argparse.ArgumentP
     )
     add_checkpoint_options(parser)
     if task is not None:
-        task.add_arguments(parser.add_argument_group(f"options of {task.__name__.rpartition('.')[2]}"))
+        task.add_arguments(parser.add_argument_group(f"options of {_name(task)}"))
     return parser
+
+
+def _name(task: ModuleType) -> str:
+    return task.__name__.rpartition(".")[2]
 
 
 def run(task: ModuleType, args: argparse.Namespace) -> Path:

@@ -22,6 +22,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
             width=min(110, os.get_terminal_size().columns) if sys.stdout.isatty() else 110,
         )
 
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """A default of None or False says nothing: leave it out."""
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
 
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The parser of one command: ``description`` is shown as written, ``--debug`` is always there.

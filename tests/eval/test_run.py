@@ -234,7 +234,7 @@ def test_help_shows_a_tasks_own_options(tmp_path):
     assert done.returncode == 0
     for option in ("--data", "--records", "--heads", "--unsafe-load", "--force"):
         assert option in done.stdout
-    assert "tools/eval_davis.sh checkpoint.pth" in done.stdout
+    assert "selfpatch.eval.run davis checkpoint.pth" in done.stdout
 
 
 def test_a_record_is_json_that_other_tools_read(checkpoint):
