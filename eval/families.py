@@ -107,14 +107,9 @@ BEYOND_PLAIN = ("head.*", "fc_norm.*", "reg_token", LAYER_SCALE)
 FAMILIES = (
     Family(
         name="ours",
-        method="ours",  # its metadata says which
+        method="ours",  # its metadata says which, and lists what stands beside the backbones
         signs=("meta.arch", "teacher.backbone.*|student.backbone.*"),
         networks=TEACHER_STUDENT,
-        left_out=(
-            *_both("head.*", "cls_head.*", "patch_head.*", "aggregation.*"),
-            *_both("projector.*", "predictor.*", "patch_projector.*", "patch_predictor.*"),
-            "cls_centre", "patch_centre", "queue1.*", "queue2.*", "patch_queue1.*", "patch_queue2.*",
-        ),
     ),
     Family(
         name="pyramid",  # what tools/convert.sh writes for mmdet and mmseg

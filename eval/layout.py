@@ -50,7 +50,8 @@ def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
     if family is None:
         raise UserError(f"{path} {_unknown(tensors)}")
     which, prefix = _network(path, family, which, tensors, meta)
-    beside = (*(f"{p}*" for p in family.networks.values() if p != prefix), *family.left_out)
+    # our own checkpoints list the parts of their method themselves: a new method needs no entry here
+    beside = (*(f"{p}*" for p in family.networks.values() if p != prefix), *family.left_out, *meta.get("beside", ()))
 
     state, names, left_out, unexplained = {}, {}, Counter(), []
     for name, tensor in tensors.items():

@@ -75,6 +75,17 @@ class Method(BaseModel):
         """The network that downstream tasks take by default."""
         return self.teacher["backbone"]
 
+    @property
+    def beside(self) -> list[str]:
+        """Patterns of the state's names outside the backbones: what downstream tasks leave out of a checkpoint."""
+        patterns = set()
+        for name in self.state_dict():
+            first, *rest = name.split(".")
+            depth = 2 if first in ("student", "teacher") else 1  # a network's part, or a part of the method itself
+            if rest[:1] != ["backbone"]:
+                patterns.add(".".join([*[first, *rest][:depth], "*"]) if rest else name)
+        return sorted(patterns)
+
     def noise(self, views: int, batch: int, backbone: nn.Module, salt: int = 0) -> Tensor | None:
         """Uniform numbers (branches, views·batch) for the drop path of crop-major ``views`` x ``batch`` images.
 

@@ -153,6 +153,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
     return {
         "method": method.display_name,
         "arch": method.backbone.arch,
+        "beside": method.beside,
         "config": config.to_dict(),
         "train_data": Path(config.data.root).resolve().name,
         "versions": {**versions, "selfpatch": version("selfpatch")},

@@ -187,6 +187,7 @@ def wrapped(wrapper, **extra):
     return lambda own, other: ({wrapper: own | extra}, (wrapper,), "")
 
 
+BESIDE = ["student.aggregation.*", "student.cls_head.*", "teacher.cls_head.*", "teacher.patch_head.*", "cls_centre"]
 ours_meta = {"method": "DINO+SelfPatch", "epoch": 7, "seed": 3, "config": {"lr": 0.1}, "train_data": "toy"}
 
 
@@ -196,7 +197,7 @@ def ours(own, other, method="DINO+SelfPatch", networks=("teacher", "student"), *
     heads = under("student.aggregation.", {"cls_token": torch.zeros(1, 1, DIM)}) | head("student.cls_head.")
     heads |= head("teacher.cls_head.") | head("teacher.patch_head.") | {"cls_centre": torch.zeros(16)}
     content = {
-        "meta": {**ours_meta, "method": method, "arch": arch},
+        "meta": {**ours_meta, "method": method, "arch": arch, "beside": BESIDE},
         "state_dict": under(f"{first}.backbone.", own) | under(f"{second}.backbone.", other) | heads,
         "optimizer": bookkeeping()["optimizer"],
     }
