@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from mmengine.config import Config, DictAction
 
 from selfpatch.eval.record import file_name
 from selfpatch.eval.run import check_command
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.train import load_config
+from selfpatch.pretrain.train import build_method, load_config
 
 KNOWN = ("name", "config", "data", "options", "axes", "cells", "evaluate", "gpus", "slurm")
 OURS = ("records", "out", "debug", "help")  # options of an evaluation that the sweep itself gives
@@ -204,6 +205,9 @@ def _effective(path: Path, name: str, config: str, words: Sequence[str], data: s
     options = parser.parse_args(["--cfg-options", *words]).cfg_options if words else {}
     try:
         effective = load_config(config, options)
+        with torch.device("meta"):  # no memory, no time: only whether the network can be built and its crops fit
+            method = build_method(effective)
+        method.schedule_class(1, effective.data.batch_size, **effective.schedule)
     except UserError as error:
         raise UserError(f"{path}, cell {name}: {error}") from None
     if data:

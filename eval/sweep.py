@@ -40,7 +40,7 @@ A grid is a YAML file:
   config: selfpatch_toy                of configs/pretrain; it may also be an axis
   data: data/toy/images                instead of the config's own
   options: {schedule.epochs: 5}        for every cell, as --cfg-options
-  axes: {model.k: [1, 4], model.neighbourhood: [3, 5]}   every combination is a cell; or instead of axes
+  axes: {model.k: [1, 4], model.neighbourhood: [3, all]}   every combination is a cell; or instead of axes
   cells: [{name: one, config: dino_toy, options: {seed: 1}}, …]
   evaluate: [{task: davis, options: {data: data/toy/DAVIS}}]
   gpus: 4                              processes of each pretraining
@@ -319,7 +319,7 @@ def main(argv: Sequence[str]) -> int:
     place = Place(args.out, file_name(grid.name))
     if args.dry_run:
         for cell in grid.cells:
-            print(f"{cell.name}: {state_of(place, cell)['status']}; {' '.join(cell.pretrain_argv)}")
+            print(f"{cell.name}: {cell.config}, {state_of(place, cell)['status']}")
         print(f"{len(grid.cells)} cells; nothing is wrong with {args.grid}")
         return 0
     states = run_here(place, grid) if args.launcher == "none" else run_jobs(place, grid, slurm_executor(place, grid))
