@@ -71,7 +71,10 @@ def fingerprint(args: argparse.Namespace) -> Dataset:
     root = Path(args.data).resolve()
     sizes = {split: len(pictures(root / "images" / split)) for split in COUNTS["ade20k"]}
     official = sizes == COUNTS["ade20k"] and len(class_names(root)) == ADE20K_CLASSES
-    return Dataset("ade20k-val" if official else f"{root.name}-val", "validation", _digest(root), not official)
+    name = "ade20k-val" if official else f"{root.name}-val"
+    if name == "ade20k-val" and not official:
+        name = f"{root.parent.name}-ade20k-val"  # a folder's name alone makes no benchmark
+    return Dataset(name, "validation", _digest(root), miniature=not official)
 
 
 def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
