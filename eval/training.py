@@ -84,7 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts a process cuts its batch into")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
     parser.add_argument("--workers", type=int, metavar="N", help="loading processes for each process [4; CPU: 0]")
-    parser.add_argument("--save-every", type=int, default=1000, metavar="N", help="iterations between checkpoints")
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="iterations between checkpoints, at most a tenth of the run",
+    )
     parser.add_argument("--log-every", type=int, default=50, metavar="N", help="iterations between lines of progress")
     parser.add_argument("--dry-run", action="store_true", help="show config, time and disk; train nothing")
 
@@ -234,7 +240,8 @@ def _runner(
     newest = folder / "checkpoint.pth"
     tests = _data_set(plan.test_data)
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and args.launcher != "none" else {}
-    saving = {"type": "KeepCheckpoints", "interval": args.save_every, "by_epoch": False}
+    often = min(args.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
+    saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False}
     runner = running.SafeRunner(
         model=ConfigDict(plan.model),
         work_dir=str(folder),
