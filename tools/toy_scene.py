@@ -35,6 +35,7 @@ class World:
     wavelength_min: float = 6.0  # period of a thing's texture, pixels
     wavelength_max: float = 11.0
     contrast: float = 0.22  # least difference in luminance (0..1) between the two colours of a texture
+    chroma: float = 0.22  # how far colours lie from grey; with less of it a scene is known by its textures rather
     colours: int = 3  # palette of a scene; 2 would give all its surfaces the same two colours
     speed: float = 6.0  # top speed of a thing, pixels a frame
     turn: float = 0.06  # top rotation of a thing, radians a frame
@@ -60,7 +61,7 @@ def draw_palette(rng: np.random.Generator, world: World) -> np.ndarray:
     luminance = 0.16 + np.sort(rng.uniform(0, room, n)) + world.contrast * np.arange(n)
     hue = rng.normal(size=(n, 3))
     hue -= hue @ [[0.299], [0.587], [0.114]]  # luminance stays, only chroma moves
-    hue *= 0.22 / np.abs(hue).max(axis=1, keepdims=True)
+    hue *= world.chroma / np.abs(hue).max(axis=1, keepdims=True)
     return np.clip(luminance[:, None] + hue, 0.03, 0.97)
 
 
