@@ -27,12 +27,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose complaints are user errors, too: one line instead of a page of usage."""
+
+    def error(self, message: str) -> None:
+        """Called by argparse for arguments that it cannot use."""
+        raise UserError(f"{message} (--help tells more)")
+
+
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The parser of one command: ``description`` is shown as written, ``--debug`` is always there.
 
     The shell entry points set ``SELFPATCH_COMMAND`` to the name that the user typed, so that usage lines repeat it.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=os.environ.get("SELFPATCH_COMMAND"), description=description, formatter_class=HelpFormatter
     )
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")

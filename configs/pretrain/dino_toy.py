@@ -8,8 +8,8 @@ method = "dino"
 model = dict(
     _delete_=True,
     type="DINOPretraining",
-    backbone=dict(type="VisionTransformer", size="tiny", depth=6, img_size=160),
-    out_dim=4096,
-    hidden_dim=512,
-    bottleneck_dim=128,
+    backbone=dict(type="VisionTransformer", size="tiny", embed_dim=96, depth=4, heads=3, patch_size=8, img_size=64),
+    out_dim=1024,
+    hidden_dim=256,
+    bottleneck_dim=64,
 )
