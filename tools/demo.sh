@@ -5,10 +5,10 @@
 # Options: --data DIR    images to pretrain on            --davis DIR   videos to track objects in
 #          --coco DIR    COCO-style set to detect in      --ade20k DIR  ADE20K-style set to segment
 #          --out DIR     where everything goes (default: work_dirs/demo)
-#          --epochs N    of pretraining (default: 5)
+#          --epochs N    of pretraining (default: 12)
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-DATA="" DAVIS="" COCO="" ADE20K="" OUT=work_dirs/demo EPOCHS=5
+DATA="" DAVIS="" COCO="" ADE20K="" OUT=work_dirs/demo EPOCHS=12
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$HERE/demo.sh"; }
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -49,7 +49,7 @@ step "untrained network"
 pretrain random selfpatch_toy --untrained
 for method in dino selfpatch moby; do
     step "pretraining $method"
-    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=1"
+    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$(((EPOCHS + 5) / 6))"
 done
 
 evaluate() { # task, method, options
