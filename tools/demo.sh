@@ -49,7 +49,7 @@ step "untrained network"
 pretrain random selfpatch_toy --untrained
 for method in dino selfpatch moby; do
     step "pretraining $method"
-    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$(((EPOCHS + 5) / 6))"
+    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$((EPOCHS / 6))"
 done
 
 evaluate() { # task, method, options
