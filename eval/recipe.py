@@ -87,7 +87,7 @@ class Recipe:
     def schedulers(self, iterations: int) -> list[dict[str, Any]]:
         """mmengine's parameter schedulers for a run of ``iterations``."""
         found: list[dict[str, Any]] = []
-        if self.warmup_iters:
+        if self.warmup_iters > 1:  # it ends one iteration early; of one alone, mmengine keeps the first rate for good
             found.append(
                 {"type": "LinearLR", "start_factor": self.warmup_start, "by_epoch": False, "end": self.warmup_iters}
             )
