@@ -354,6 +354,16 @@ def test_recorded_figures_follow_from_the_units_and_from_the_saved_predictions(t
     assert record["metrics"]["aAcc"] == pytest.approx(100 * (predicted == truth).mean(), abs=1e-9)
 
 
+def test_classes_that_colour_tells_apart_are_learned(checkpoints, data, short, tmp_path):
+    """Labels belong to their pixels through crop, resize, flip and test: else this stays at chance."""
+    path = tmp_path / "colours.py"
+    path.write_text(f"_base_ = ['{short}']\naugment = dict(photometric=False)\n")
+    longer = ["--iters", "120", "--lr", "0.002", "--batch-size", "4", "--save-every", "120"]
+    run.main([*command(checkpoints["vit"], data, path, tmp_path), *longer])
+    ((_, record),) = records_of(tmp_path).items()
+    assert record["metrics"]["aAcc"] > 65
+
+
 def test_a_recorded_result_is_shown_not_computed(trained, checkpoints, data, short, capsys):
     before = time.perf_counter()
     run.main(command(checkpoints["vit"], data, short, trained))
