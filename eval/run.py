@@ -178,12 +178,9 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
 
 
 def _raise_unless_writable(folder: Path) -> None:
-    """Say before the work that its result could not be stored."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--records {folder}: {error.strerror}; choose a folder that can be written") from None
-    if not os.access(folder, os.W_OK):
+    """Say before the work that its result could not be stored; make nothing yet."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"--records {folder} cannot be written; choose another folder")
 
 

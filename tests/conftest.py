@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: waiting threads must not spin
+os.environ.pop("SELFPATCH_COMMAND", None)  # set by tools/test.sh for its own usage line
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))

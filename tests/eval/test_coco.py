@@ -507,7 +507,8 @@ def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data,
     assert record_of(tmp_path)["metrics"] == pytest.approx(record_of(trained)["metrics"], abs=1e-3)
     ends = [load_file(next(folder.glob("out/*/checkpoint.pth")))["state_dict"] for folder in (tmp_path, trained)]
     for name, tensor in ends[0].items():
-        torch.testing.assert_close(tensor, ends[1][name], atol=1e-5, rtol=1e-3)
+        # a bias whose exact gradient is zero takes steps of rounding noise
+        torch.testing.assert_close(tensor, ends[1][name], atol=1e-4, rtol=1e-3)
 
 
 def test_two_processes_test_and_train_as_one(checkpoints, data, short, tmp_path):

@@ -18,6 +18,7 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.train import CONFIGS, load_config, main
 
 TINY = [
+    "model.backbone.patch_size=16",
     "model.backbone.embed_dim=24",
     "model.backbone.depth=2",
     "model.backbone.heads=3",
@@ -220,6 +221,7 @@ def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )
     for line in process.stdout:
         if "Epoch(train)" in line:
