@@ -1,0 +1,21 @@
+"""UPerNet with narrow heads at short side 128: a minute or two on a CPU, for trying things out on a few images.
+
+tools/eval_ade20k.sh checkpoint.pth --data shared/data/ade-mini --protocol upernet-mini
+
+Its figures compare checkpoints on the same small set with each other and with nothing else.
+"""
+
+_base_ = "../_base_/upernet.py"
+crop = 128
+model = dict(decode_head=dict(channels=64), auxiliary_head=dict(channels=32))
+recipe = dict(
+    version=1,
+    iters=200,
+    batch_size=4,
+    lr=1e-3,
+    weight_decay=0.01,
+    warmup_iters=20,
+    warmup_start=0.01,
+    poly_power=1.0,
+    taps=(2, 5, 8, 11),
+)
