@@ -5,12 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from mmengine.dist import get_dist_info
 from torch import Tensor, nn
-
-
-def world_and_rank() -> tuple[int, int]:
-    """How many processes share a batch, and which this one is."""
-    return (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -37,7 +33,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows in, normalised rows out; in training mode the running statistics move."""
-        world, _ = world_and_rank()
+        _, world = get_dist_info()
         if not self.training or world == 1:
             return super().forward(rows)
         count = len(rows) * world
@@ -104,7 +100,7 @@ class KeyQueue(nn.Module):
 
 def in_global_order(rows: Tensor) -> Tensor:
     """The rows (B, …) of all processes, (B·world, …): row j of process r stands at j·world + r."""
-    world, _ = world_and_rank()
+    _, world = get_dist_info()
     if world == 1:
         return rows
     shares = [torch.empty_like(rows) for _ in range(world)]

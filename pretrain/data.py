@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -52,7 +51,6 @@ def list_of(paths: list[Path], most: int = 5) -> str:
     )
 
 
-@DATASETS.register_module()
 class ImageFolder(Dataset):
     """Crops of the images of a folder; an index is (epoch, number of the image).
 
@@ -111,7 +109,6 @@ def has_image_header(path: Path) -> bool:
         return False
 
 
-@FUNCTIONS.register_module()
 def collate_crops(samples: list[dict]) -> dict[str, list]:
     """Samples -> ``crops``: one uint8 tensor (V, B, 3, S, S) a crop size, and ``unreadable``: numbers of images."""
     groups: list[tuple[Tensor, ...]] = list(zip(*(sample["crops"] for sample in samples)))
@@ -121,7 +118,6 @@ def collate_crops(samples: list[dict]) -> dict[str, list]:
     }
 
 
-@DATA_SAMPLERS.register_module()
 class AddressSampler(Sampler):
     """Yields (epoch, index): whole global batches of an order that (seed, epoch) alone decides.
 

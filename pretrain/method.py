@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from mmengine.dist import get_dist_info
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Method(BaseModel):
         """
         if not backbone.num_branches:
             return None
-        world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        rank, world = get_dist_info()
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, salt))
         noise = torch.rand(backbone.num_branches, views, batch * world, generator=generator)
         device = next(backbone.parameters()).device

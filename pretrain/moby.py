@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_dist_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.contrastive import ContrastiveHead, KeyQueue, info_nce, world_and_rank
+from selfpatch.pretrain.contrastive import ContrastiveHead, KeyQueue, info_nce
 from selfpatch.pretrain.method import Method, frozen_copy, logged, move_average, seed_of
 from selfpatch.pretrain.schedules import MoBYSchedule
 from selfpatch.pretrain.selfpatch import AggregationModule, check_grids, check_neighbourhood, patch_targets
@@ -257,7 +258,7 @@ class MoBYSelfPatchPretraining(MoBYPretraining):
     def some_keys(self, keys: Tensor, salt: int) -> Tensor:
         """:attr:`patch_keys` different patches of each image (B, N, D) -> (B, n, D), the same however it is shared."""
         B, N, D = keys.shape
-        world, rank = world_and_rank()
+        rank, world = get_dist_info()
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, 1000 + salt))
         order = torch.rand(B * world, N, generator=generator).argsort(1)[rank::world, : self.patch_keys]  # (B, n)
         return keys.gather(1, order.to(keys.device).unsqueeze(-1).expand(-1, -1, D))

@@ -275,7 +275,7 @@ def test_patch_keys_are_the_same_however_the_batch_is_shared(monkeypatch):
     assert len(whole.flatten(0, 1).unique(dim=0)) == 4 * 3  # an image's are different patches
     assert not torch.equal(whole, method.some_keys(keys, salt=1))
     for rank in range(2):
-        monkeypatch.setattr("selfpatch.pretrain.moby.world_and_rank", lambda rank=rank: (2, rank))
+        monkeypatch.setattr("selfpatch.pretrain.moby.get_dist_info", lambda rank=rank: (rank, 2))
         assert torch.equal(method.some_keys(keys[rank::2], salt=0), whole[rank::2])
 
 
