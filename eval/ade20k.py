@@ -89,6 +89,7 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
         "data": _digest(root),
         "checkpoint": backbone.checkpoint_sha256,
         "weights": backbone.weights_sha256,
+        "arch": backbone.arch,
     }
     kept = f"predictions{'-multi-scale' * args.multi_scale}" if args.save_predictions else None
     folder = Path(out) / recipe.folder_name(identity)

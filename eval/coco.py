@@ -142,5 +142,6 @@ def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMe
         "data": fingerprint(args).sha256,
         "checkpoint": backbone.checkpoint_sha256,
         "weights": backbone.weights_sha256,
+        "arch": backbone.arch,
     }
     return training.Plan("mmdet", model, data["train"], data["val"], metric, recipe, identity, grouped=True)

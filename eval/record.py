@@ -101,13 +101,20 @@ def validate(record: Mapping[str, Any]) -> None:
 
 
 def find_record(
-    records: Path, *, task: str, checkpoint_sha256: str, weights_sha256: str, protocol: Protocol, dataset: Dataset
+    records: Path,
+    *,
+    task: str,
+    checkpoint_sha256: str,
+    weights_sha256: str,
+    heads: int | list[int],
+    protocol: Protocol,
+    dataset: Dataset,
 ) -> Path | None:
     """The record of exactly this evaluation, if there is one.
 
-    Checkpoint, weights (another network of the same file is another result), protocol with all its parameters, split
-    and dataset fingerprint must be equal; a file's name proves nothing. Unreadable records are passed over; of several
-    equal ones the newest is taken.
+    Checkpoint, weights (another network of the same file is another result), heads (the same weights compute something
+    else with another number of them), protocol with all its parameters, split and dataset fingerprint must be equal; a
+    file's name proves nothing. Unreadable records are passed over; of several equal ones the newest is taken.
     """
     wanted = {
         "task": task,
@@ -124,9 +131,8 @@ def find_record(
         except UserError:
             continue
         units = record["units"]
-        if all(record[key] == value for key, value in wanted.items()) and (
-            units is None or (path.parent / units).is_file()
-        ):
+        equal = record["arch"].get("heads") == heads and all(record[key] == value for key, value in wanted.items())
+        if equal and (units is None or (path.parent / units).is_file()):
             found.append((record["started"], path))
     return max(found)[1] if found else None
 

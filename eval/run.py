@@ -137,6 +137,7 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
         task=args.task,
         checkpoint_sha256=backbone.checkpoint_sha256,
         weights_sha256=backbone.weights_sha256,
+        heads=jsonable(backbone.arch["heads"]),
         protocol=protocol,
         dataset=dataset,
     )

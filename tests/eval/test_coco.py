@@ -329,6 +329,17 @@ def test_options_that_do_not_fit_the_backbone_are_refused(family, option, reason
         coco.protocol_of(args, load_backbone(args.checkpoint))
 
 
+def test_trained_weights_belong_to_a_number_of_heads(data, tmp_path):
+    torch.save(VisionTransformer(embed_dim=32, depth=4, heads=2).state_dict(), tmp_path / "bare.pth")
+    folders = set()
+    for heads in (2, 4):
+        args = options(str(tmp_path / "bare.pth"), "--data", str(data), "--heads", str(heads))
+        backbone = load_backbone(args.checkpoint, heads=heads)
+        plan = coco._plan(backbone, args, coco.InstanceMetric(truth_of(0)))
+        folders.add(plan.recipe.folder_name(plan.identity))
+    assert len(folders) == 2
+
+
 def test_the_default_protocol_is_the_familys(checkpoints):
     for family, name in (("vit", "mask-rcnn-1x@1"), ("swin", "mask-rcnn-swin-1x@1")):
         args = options(str(checkpoints[family]))

@@ -34,7 +34,7 @@ def record(**changes):
         "split": DATASET.split,
         "protocol": PROTOCOL.as_json(),
         "method": "DINO",
-        "arch": {"family": "vit", "dim": 384, "name": "vit-s16"},
+        "arch": {"family": "vit", "dim": 384, "heads": 6, "name": "vit-s16"},
         "pretrain_epochs": 100,
         "seed": None,
         "checkpoint": "dino.pth",
@@ -58,6 +58,7 @@ def find(folder, **changes):
         "task": "davis",
         "checkpoint_sha256": CHECKPOINT,
         "weights_sha256": WEIGHTS,
+        "heads": 6,
         "protocol": PROTOCOL,
         "dataset": DATASET,
     }
@@ -143,6 +144,7 @@ class TestReuse:
             {"checkpoint_sha256": "1" * 64},
             {"checkpoint_sha256": CHECKPOINT[:12] + "1" * 52},  # the file's name is the same
             {"weights_sha256": "1" * 64},
+            {"heads": 12},  # same weights, other features
             {"protocol": Protocol(PROTOCOL.name, {**PROTOCOL.parameters, "top_k": 7})},  # the name is the same
             {"protocol": Protocol("davis2017-dino@2", PROTOCOL.parameters)},
             {"dataset": Dataset("davis2017-val", "val", "1" * 64)},

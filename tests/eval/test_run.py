@@ -115,6 +115,19 @@ def test_anything_else_runs_and_is_recorded_beside_it(checkpoint, change, tmp_pa
     assert task.worked == 2
 
 
+def test_another_number_of_heads_is_another_result(tmp_path):
+    """The weights are the same, the features are not."""
+    torch.manual_seed(0)
+    model = VisionTransformer(embed_dim=24, depth=2, heads=3, img_size=32)
+    torch.save(model.state_dict(), tmp_path / "bare.pth")  # no metadata: --heads tells
+    task = Task()
+    paths = {heads: run.run(task, arguments(tmp_path / "bare.pth", heads=heads)) for heads in (3, 6)}
+    assert task.worked == 2
+    assert {heads: read_record(path)["arch"]["heads"] for heads, path in paths.items()} == {3: 3, 6: 6}
+    assert run.run(task, arguments(tmp_path / "bare.pth", heads=6)) == paths[6]
+    assert task.worked == 2
+
+
 class TestOrder:
     """What is cheap and what is the user's comes before the work."""
 
