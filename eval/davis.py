@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +21,14 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.davis_tree import Video, fingerprint_of, is_official, read_tree, write_mask
+from selfpatch.eval.doctor import check_videos
+from selfpatch.eval.findings import require, unreadable
 from selfpatch.eval.jf import VOID, read_mask, score_folder
+from selfpatch.eval.meter import Meter
 from selfpatch.eval.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
@@ -36,7 +36,6 @@ from selfpatch.pretrain.files import write_text
 
 DATA = Path("data/DAVIS")  # the default of --data
 PROTOCOL = "davis2017-dino@1"
-LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 def _option(default: object, help: str) -> object:
@@ -112,8 +111,9 @@ def read_frame(path: Path, settings: Settings) -> tuple[np.ndarray, tuple[int, i
     """A frame as the backbone takes it, (3, h, w) float32, and its own (height, width).
 
     Raises:
-        UserError: the file is no readable image.
+        UserError: the file is no image that can be read to its end.
     """
+    require(unreadable([path]))  # OpenCV takes a truncated JPEG, and makes what is missing grey
     frame = cv2.imread(str(path))  # (H, W, BGR), uint8
     if frame is None:
         raise UserError(f"{path} is not a readable image")
@@ -239,9 +239,9 @@ def propagate_all(
             lost[video.name] = known["lost_objects"]
     if len(todo) < len(videos):
         log(f"{len(videos) - len(todo)} of {len(videos)} videos are finished: going on with the others")
-    with _Meter(sum(len(video.frames) for video, _ in todo), log) as meter:
+    with Meter("davis", sum(len(video.frames) for video, _ in todo), "frames", say=log) as meter:
         for video, source in todo:
-            meter.title = video.name
+            meter.title = f"davis, {video.name}"
             masks, half = out / "masks" / video.name, out / "masks" / f".{video.name}.tmp"
             sidecar = _sidecar(out, video)
             shutil.rmtree(half, ignore_errors=True)
@@ -257,6 +257,7 @@ def propagate_all(
             write_text(sidecar, json.dumps(made, indent=1) + "\n")
             if lost[video.name]:
                 log(lost_line(video.name, lost[video.name]))
+        meter.title = "davis"
     return lost
 
 
@@ -284,42 +285,6 @@ def _masks_sha256(folder: Path, video: Video) -> str:
     for mask in video.masks:
         digest.update((folder / mask.name).read_bytes())
     return digest.hexdigest()
-
-
-class _Meter:
-    """Frames done, frames/s and time left: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int, log: Callable[[str], None]) -> None:
-        self.total, self.log, self.done, self.title = total, log, 0, ""
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, transient=True) if sys.stdout.isatty() else None
-
-    def __enter__(self) -> _Meter:
-        self.began = self.said = time.perf_counter()
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task("davis", total=self.total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-        if self.done == self.total > 0:
-            self.log(f"davis: {self.done} frames, {self._speed():.2f} frames/s")
-
-    def _speed(self) -> float:
-        return self.done / (time.perf_counter() - self.began)
-
-    def advance(self) -> None:
-        self.done += 1
-        if self.bar:
-            self.bar.update(self.task, advance=1, description=f"{self.title}  {self._speed():.2f} frames/s")
-        elif time.perf_counter() - self.said > LINE_EVERY:
-            self.said = time.perf_counter()
-            left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / self._speed()))
-            self.log(
-                f"davis: {self.title}, frame {self.done} of {self.total}, {self._speed():.2f} frames/s, {left} left"
-            )
 
 
 # --- the task, as selfpatch.eval.run finds it ----------------------------------------------------------------------
@@ -363,9 +328,9 @@ def _videos(args: argparse.Namespace) -> list[Video]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UserError on options out of range and on a DAVIS tree that is not whole."""
+    """Raise UserError on options out of range and on a DAVIS tree that is not whole: every file is opened."""
     _settings(args)
-    _videos(args)
+    require(check_videos(_videos(args), thorough=True))  # all of DAVIS val: about 3 s on 2 cores
 
 
 def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from selfpatch.eval.archives import SOURCES
-from selfpatch.eval.davis_tree import is_official, read_tree
+from selfpatch.eval.davis_tree import Video, is_official, read_tree
 from selfpatch.eval.findings import (
     COUNTS,
     NO_BENCHMARK,
@@ -290,38 +292,52 @@ def check_davis(root: str | Path, thorough: bool = False) -> list[Finding]:
     else:
         what = f"val: {len(videos)} sequences, not the {COUNTS['davis']['val']} of DAVIS 2017"
         findings = [Finding("warn", what, NO_BENCHMARK)]
-    objects = 0
+    return findings + check_videos(videos, thorough)
+
+
+def check_videos(videos: Sequence[Video], thorough: bool = False) -> list[Finding]:
+    """Look into the files of some sequences of DAVIS: object ids, frames and masks that can be read, sizes, modes.
+
+    Args:
+        videos: sequences that :func:`read_tree` found whole.
+        thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
+    """
+    findings, triples, objects = [], [], 0
     for video in videos:
-        ids = np.unique(read_mask(video.masks[0]))
+        first = read_mask(video.masks[0])
+        triples += [(frame, mask, first.shape[::-1]) for frame, mask in zip(video.frames, video.masks)]
+        ids = np.unique(first)
         ids = ids[(ids > 0) & (ids < VOID)]
         objects += int(ids.max())
         if gaps := sorted(set(range(1, int(ids.max()) + 1)) - set(ids.tolist())):
             what = f"{video.masks[0]} skips object {', '.join(map(str, gaps))}"
             findings.append(Finding("warn", what, "it counts as an object that is never there"))
-    pairs = [pair for video in videos for pair in zip(video.frames, video.masks)]
-    opened = sample(pairs, thorough, SAMPLE // 2)
-    findings += _frames(opened)
-    return [*findings, okay(f"{len(pairs)} frames, {objects} objects; {share(len(opened), len(pairs))} frames opened")]
-
-
-def _frames(pairs: list[tuple[Path, Path]]) -> list[Finding]:
-    """Errors for frames and masks that cannot be read or differ in size; a warning where they are not 480p."""
-    findings, sizes = [], Counter()
-    for frame_path, mask_path in pairs:
-        if broken := unreadable([frame_path, mask_path]):
-            findings += broken
-            continue
-        with Image.open(frame_path) as frame, Image.open(mask_path) as mask:
-            sizes[frame.size] += 1
-            if mask.mode not in ("P", "L"):
-                fix = "DAVIS 2017 has palette PNGs of object ids"
-                findings.append(Finding("error", f"{mask_path} is a picture of mode {mask.mode}", fix))
-            if frame.size != mask.size:
-                size = "{}x{}, its frame {}x{}".format(*mask.size, *frame.size)
-                findings.append(Finding("error", f"{mask_path} is {size}", "they must be of one resolution"))
-    if other := [size for size in sizes if min(size) != 480]:
+    opened = sample(triples, thorough, SAMPLE // 2)
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(_frame, opened):
+            findings += found
+    sizes = {size for _, _, size in triples}
+    if other := [size for size in sorted(sizes) if min(size) != 480]:
         what = "some frames are {}x{}; 480p has a short side of 480".format(*other[0])
         findings.append(Finding("warn", what, NO_BENCHMARK))
+    shown = share(len(opened), len(triples))
+    return [*findings, okay(f"{len(triples)} frames, {objects} objects; {shown} frames opened")]
+
+
+def _frame(triple: tuple[Path, Path, tuple[int, int]]) -> list[Finding]:
+    """Errors if a frame or its mask cannot be read or is not of its sequence's size, or if the mask holds no ids."""
+    frame_path, mask_path, size = triple
+    if broken := unreadable([frame_path, mask_path]):
+        return broken
+    findings = []
+    for path in (frame_path, mask_path):
+        with Image.open(path) as image:
+            if path == mask_path and image.mode not in ("P", "L", "1"):
+                fix = "DAVIS 2017 has palette PNGs of object ids"
+                findings.append(Finding("error", f"{path} is a picture of mode {image.mode}", fix))
+            if image.size != size:
+                what = "{} is {}x{}, the first mask {}x{}".format(path, *image.size, *size)
+                findings.append(Finding("error", what, "a sequence is of one resolution"))
     return findings
 
 

@@ -11,9 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from selfpatch.eval.convert import LoadedBackbone
+from selfpatch.eval.meter import Meter
 from selfpatch.eval.record import Dataset
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import EXTENSIONS
@@ -39,7 +38,6 @@ SPLIT = 5  # without train/ and val/: every fifth image of a class, from its sec
 HEADS_READ = 100_000  # of so many images the first bytes enter the fingerprint; of the others name and size
 IMAGENET = (1000, 1_281_167, 50_000)  # classes, images in train/ and val/
 SAVE_EVERY = 20.0  # seconds between the moments a kill would go back to
-LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 LAYOUT = "expected train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg"
 
 
@@ -231,7 +229,7 @@ def _extract(backbone: LoadedBackbone, part: Labelled, args: argparse.Namespace,
     saved = time.perf_counter()
     with (
         ThreadPoolExecutor(args.workers) as pool,
-        Meter(f"{title} features", len(part)) as meter,
+        Meter(f"{title} features", len(part), "images", done) as meter,
         torch.inference_mode(),
     ):
 
@@ -240,7 +238,6 @@ def _extract(backbone: LoadedBackbone, part: Labelled, args: argparse.Namespace,
 
         if done:
             print(f"{title}: going on after {done} of {len(part)} images", flush=True)
-        meter.advance(done)
         ahead = load(done)
         while done < len(part):
             jobs, ahead = ahead, load(done + args.batch)
@@ -276,38 +273,6 @@ def _safe_rows(note: Path) -> int:
 
 def _open(path: Path, shape: tuple[int, int], fresh: bool) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+" if fresh else "r+", dtype=np.float32, shape=shape)
-
-
-class Meter:
-    """How much of something is done and how long the rest takes: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, title: str, total: int, say: Callable[[str], None] = print) -> None:
-        self.title, self.total, self.say, self.done = title, total, say, 0
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.bar = Progress(*columns, transient=True) if sys.stdout.isatty() else None
-
-    def __enter__(self) -> Meter:
-        self.began = self.said = time.perf_counter()
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=self.total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, count: int = 1) -> None:
-        """Say that ``count`` more are done."""
-        self.done += count
-        now = time.perf_counter()
-        if self.bar:
-            self.bar.update(self.task, completed=self.done)
-        elif now - self.said > LINE_EVERY:
-            self.said = now
-            left = (now - self.began) / self.done * (self.total - self.done)
-            self.say(f"{self.title}: {self.done} of {self.total}, {time.strftime('%H:%M:%S', time.gmtime(left))} left")
-            sys.stdout.flush()
 
 
 # --- what both tasks share -------------------------------------------------------------------------------------------

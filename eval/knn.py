@@ -16,7 +16,8 @@ from torch import Tensor
 
 from selfpatch.eval import features
 from selfpatch.eval.convert import LoadedBackbone
-from selfpatch.eval.features import DATA, Meter  # noqa: F401 - DATA is this task's too
+from selfpatch.eval.features import DATA  # noqa: F401 - DATA is this task's too
+from selfpatch.eval.meter import Meter
 from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
 
@@ -103,7 +104,7 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
     train, labels = F.normalize(train).to(device), torch.from_numpy(folder.train.labels).to(device)
     rows = max(1, SIMILARITIES // len(train))
     scores = []
-    with Meter("k-NN", len(val)) as meter:
+    with Meter("k-NN", len(val), "images") as meter:
         for queries in F.normalize(val).split(rows):
             votes = knn_votes(train, labels, queries.to(device), len(folder.classes), args.k, args.temperature)
             scores.append(votes.cpu())

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from selfpatch.eval import features
 from selfpatch.eval.convert import LoadedBackbone
-from selfpatch.eval.features import DATA, Meter  # noqa: F401 - DATA is this task's too
+from selfpatch.eval.features import DATA  # noqa: F401 - DATA is this task's too
 from selfpatch.eval.knn import units_of
+from selfpatch.eval.meter import Meter
 from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
 
@@ -137,7 +138,7 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
     if decay is None:
         decay, start, said = choose(train, labels, start)
         notes.append(said)
-    with Meter("linear: loss evaluations", ITERATIONS) as meter:
+    with Meter("linear", ITERATIONS, "loss evaluations") as meter:
         weights = fit(train, labels, start, decay, meter=meter)
     units = units_of(folder, logits(val, weights).cpu())
     metrics = {name: 100 * float(right.mean()) for name, right in units.items() if name != "image"}
@@ -154,7 +155,7 @@ def choose(inputs: Tensor, labels: Tensor, start: Tensor) -> tuple[float, Tensor
     best = (-1.0, 0.0, start)
     weights = start
     for decay in DECAYS:
-        with Meter(f"linear, weight decay {decay:g}: loss evaluations", ITERATIONS) as meter:
+        with Meter(f"linear, weight decay {decay:g}", ITERATIONS, "loss evaluations") as meter:
             weights = fit(inputs[~held], labels[~held], weights, decay, meter=meter)
         right = accuracy(inputs[held], labels[held], weights)
         print(f"linear: weight decay {decay:g}: {right:.2f} % of {int(held.sum())} held-out images", flush=True)
