@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from selfpatch.eval.convert import LoadedBackbone
+from selfpatch.eval.findings import require, sample, unreadable
 from selfpatch.eval.meter import Meter
 from selfpatch.eval.record import Dataset
 from selfpatch.pretrain.cli import UserError
@@ -289,14 +290,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> LabelledFolder:
-    """The folder, read once for a command, and options in range; raises :class:`UserError`."""
+    """The folder, read once for a command.
+
+    Raises:
+        UserError: an option is out of range, the folder is not one of classes, or an image of a sample (of few: of all)
+            cannot be decoded.
+    """
     for name in ("crop", "batch", "workers"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be 1 or more")
     if args.resize < args.crop:
         raise UserError(f"--resize {args.resize} is smaller than --crop {args.crop}: the crop would leave the image")
     if not hasattr(args, "folder"):
-        args.folder = read_folder(args.data)
+        folder = read_folder(args.data)
+        require(unreadable(sample([*folder.train.paths, *folder.val.paths], thorough=False)))
+        args.folder = folder
     return args.folder
 
 

@@ -248,7 +248,18 @@ def test_bad_options_cost_one_line_before_anything_is_computed(evaluate, tmp_pat
     assert not (tmp_path / "work_dirs").exists()
 
 
-def test_an_unreadable_image_is_named(evaluate, textures):
+@pytest.mark.parametrize("task", ["knn", "linear"])
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_an_unreadable_image_is_named_before_anything_is_computed(evaluate, textures, tmp_path, task, content):
+    image = textures / "dots" / "04.png"
+    image.write_bytes(image.read_bytes()[:900] if content is None else content)
+    with pytest.raises(UserError, match=r"dots/04\.png cannot be read"):
+        evaluate(task)
+    assert not (tmp_path / "work_dirs").exists()
+
+
+def test_an_image_that_no_sample_met_is_named_as_it_is_read(evaluate, textures, monkeypatch):
     (textures / "dots" / "04.png").write_text("no image")
+    monkeypatch.setattr(features, "sample", lambda paths, thorough: [])
     with pytest.raises(UserError, match=r"dots/04\.png is not a readable image"):
         evaluate("knn", "--k", "3")
