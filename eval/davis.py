@@ -30,7 +30,7 @@ from selfpatch.eval.findings import require, unreadable
 from selfpatch.eval.jf import VOID, read_mask, score_folder
 from selfpatch.eval.meter import Meter
 from selfpatch.eval.propagation import LabelPropagation, hard_labels, one_hot
-from selfpatch.eval.record import Dataset, Evaluation, Protocol
+from selfpatch.eval.record import Dataset, Evaluation, Protocol, jsonable
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 
@@ -224,12 +224,16 @@ def propagate_all(
     """Masks of all videos under ``out/masks``, in the official submission's layout; returns the lost objects of each.
 
     A video's folder appears when it is whole. A sidecar, ``out/done/<sequence>.json``, says what it was made from and
-    hashes the masks: a video is used again only if weights, protocol, data and masks are all the same.
+    hashes the masks: a video is used again only if weights, arch, protocol, data and masks are all the same.
     """
     model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     pixels = stride(backbone.arch, settings.stage)
     lost, todo = {}, []
-    made_by = {"weights_sha256": backbone.weights_sha256, "protocol": settings.protocol().as_json()}
+    made_by = {
+        "weights_sha256": backbone.weights_sha256,
+        "arch": jsonable(backbone.arch),  # the same weights compute something else with another number of heads
+        "protocol": settings.protocol().as_json(),
+    }
     for video in videos:
         source = {**made_by, "fingerprint": video.fingerprint()}
         known = _finished(out, video, source)

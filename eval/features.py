@@ -186,6 +186,7 @@ def features_of(
     """
     identity = {
         "weights_sha256": backbone.weights_sha256,
+        "arch": backbone.arch,  # the same weights compute something else with another number of heads
         "data": fingerprint,
         "part": title,
         "images": len(part),

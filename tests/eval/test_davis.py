@@ -320,13 +320,15 @@ def test_a_stopped_run_goes_on_at_its_video(tree, tmp_path):
     assert result.metrics == whole.metrics
 
 
-@pytest.mark.parametrize("change", ["weights", "protocol", "annotation", "mask", "mask gone"])
+@pytest.mark.parametrize("change", ["weights", "heads", "protocol", "annotation", "mask", "mask gone"])
 def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path, change):
     out, backbone, options = tmp_path / "out", loaded(), []
     run(tree, out, backbone)
     made = read_mask(out / "masks/moving/00002.png")
     if change == "weights":
         backbone.weights_sha256 = "0th3r"
+    elif change == "heads":
+        backbone = loaded(heads=4)
     elif change == "protocol":
         options = ["--topk", "4"]
     elif change == "annotation":
@@ -336,7 +338,7 @@ def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path,
     else:
         (out / "masks/moving/00002.png").unlink()
     _, frames = run(tree, out, backbone, *options)
-    assert frames == (10 if change in ("weights", "protocol") else 5)
+    assert frames == (10 if change in ("weights", "heads", "protocol") else 5)
     if change.startswith("mask"):
         np.testing.assert_array_equal(read_mask(out / "masks/moving/00002.png"), made)
 

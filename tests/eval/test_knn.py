@@ -199,6 +199,18 @@ def test_features_are_computed_once_for_all_tasks(evaluate, tmp_path, monkeypatc
     assert {identity["weights_sha256"] for identity in identities} == {first["weights_sha256"]}
 
 
+def test_features_of_other_heads_are_others(evaluate, tmp_path):
+    """The same file, whose network computes something else with another number of heads."""
+    state = VisionTransformer(embed_dim=24, depth=1, heads=3, img_size=32, patch_size=8).state_dict()
+    torch.save(state, tmp_path / "bare.pth")
+    for heads in (3, 8):
+        evaluate("knn", "--k", "3", "--heads", str(heads), checkpoint=tmp_path / "bare.pth")
+    made = {path.stem: np.load(path) for path in tmp_path.glob("work_dirs/features/*/train-*.npy")}
+    assert len(made) == 2
+    three, eight = made.values()
+    assert not np.allclose(three, eight)
+
+
 def test_a_cut_extraction_goes_on_to_the_same_features(evaluate, tmp_path, monkeypatch):
     """It stops after 8 of 24 training images; the second attempt reads only the others."""
     read = []
