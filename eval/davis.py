@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -219,16 +220,25 @@ def _raise_unless_tiled(size: tuple[int, int], grid: tuple[int, int], stride: in
 
 
 def propagate_all(
-    backbone: LoadedBackbone, videos: Sequence[Video], out: Path, settings: Settings, log: Callable[[str], None] = print
-) -> dict[str, list[int]]:
-    """Masks of all videos under ``out/masks``, in the official submission's layout; returns the lost objects of each.
+    backbone: LoadedBackbone,
+    videos: Sequence[Video],
+    out: Path,
+    settings: Settings,
+    anew: bool = False,
+    log: Callable[[str], None] = print,
+) -> tuple[dict[str, list[int]], float]:
+    """Masks of all videos under ``out/masks``, in the official submission's layout.
 
     A video's folder appears when it is whole. A sidecar, ``out/done/<sequence>.json``, says what it was made from and
-    hashes the masks: a video is used again only if weights, arch, protocol, data and masks are all the same.
+    hashes the masks: a video is used again only if weights, arch, protocol, data and masks are all the same, and never
+    if all is to be made ``anew``.
+
+    Returns:
+        the lost objects of each video, and the seconds that earlier runs spent on those that were finished.
     """
     model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     pixels = stride(backbone.arch, settings.stage)
-    lost, todo = {}, []
+    lost, todo, earlier = {}, [], 0.0
     made_by = {
         "weights_sha256": backbone.weights_sha256,
         "arch": jsonable(backbone.arch),  # the same weights compute something else with another number of heads
@@ -236,11 +246,12 @@ def propagate_all(
     }
     for video in videos:
         source = {**made_by, "fingerprint": video.fingerprint()}
-        known = _finished(out, video, source)
+        known = None if anew else _finished(out, video, source)
         if known is None:
             todo.append((video, source))
         else:
             lost[video.name] = known["lost_objects"]
+            earlier += known["seconds"]
     if len(todo) < len(videos):
         log(f"{len(videos) - len(todo)} of {len(videos)} videos are finished: going on with the others")
     with Meter("davis", sum(len(video.frames) for video, _ in todo), "frames", say=log) as meter:
@@ -250,6 +261,7 @@ def propagate_all(
             sidecar = _sidecar(out, video)
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir(parents=True)
+            began = time.perf_counter()
             try:
                 lost[video.name] = propagate_video(model, pixels, video, half, settings, meter.advance)
                 sidecar.unlink(missing_ok=True)
@@ -258,11 +270,12 @@ def propagate_all(
             finally:
                 shutil.rmtree(half, ignore_errors=True)
             made = {**source, "lost_objects": lost[video.name], "masks_sha256": _masks_sha256(masks, video)}
+            made["seconds"] = round(time.perf_counter() - began, 3)
             write_text(sidecar, json.dumps(made, indent=1) + "\n")
             if lost[video.name]:
                 log(lost_line(video.name, lost[video.name]))
         meter.title = "davis"
-    return lost
+    return lost, earlier
 
 
 def lost_line(name: str, objects: Sequence[int]) -> str:
@@ -278,9 +291,10 @@ def _sidecar(out: Path, video: Video) -> Path:
 def _finished(out: Path, video: Video, source: dict) -> dict | None:
     try:
         made = json.loads(_sidecar(out, video).read_text(encoding="utf-8"))
-        same = {key: made[key] for key in source} == source
-        return made if same and made["masks_sha256"] == _masks_sha256(out / "masks" / video.name, video) else None
-    except (OSError, ValueError, KeyError):
+        wanted = {**source, "masks_sha256": _masks_sha256(out / "masks" / video.name, video)}
+        whole = made.keys() == {*wanted, "lost_objects", "seconds"}
+        return made if whole and {key: made[key] for key in wanted} == wanted else None
+    except (OSError, ValueError, AttributeError):
         return None  # never begun, or cut short: made again
 
 
@@ -355,7 +369,7 @@ def fingerprint(args: argparse.Namespace) -> Dataset:
 def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
     """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame."""
     videos, settings = _videos(args), _settings(args, backbone)
-    lost = propagate_all(backbone, videos, out, settings)
+    lost, earlier = propagate_all(backbone, videos, out, settings, anew=args.force)
     scores = score_folder(
         Path(args.data) / "Annotations" / args.resolution,
         out / "masks",
@@ -365,4 +379,4 @@ def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> E
     write_text(out / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     write_text(out / "scores.csv", scores.to_csv())
     notes = [lost_line(name, objects) for name, objects in lost.items() if objects]
-    return Evaluation(scores.metrics(), scores.units(), notes)
+    return Evaluation(scores.metrics(), scores.units(), notes, earlier)

@@ -74,11 +74,13 @@ class Evaluation:
         metrics: name -> per cent, under the field's names (``J&F``, ``mask AP50``, ``mIoU``, ``IoU/wall``).
         units: arrays per object and frame, or per image, from which the metrics can be computed again.
         notes: what a reader of the figures should know, such as objects that were lost.
+        earlier_seconds: that stopped runs spent on what this one went on from.
     """
 
     metrics: dict[str, float]
     units: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    earlier_seconds: float = 0.0
 
 
 def validate(record: Mapping[str, Any]) -> None:

@@ -151,7 +151,7 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
     out = args.out or Path("work_dirs/eval") / f"{args.task}-{backbone.checkpoint_sha256[:12]}"
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     result: Evaluation = task.evaluate(backbone, args, out)
-    seconds = time.perf_counter() - clock
+    seconds = time.perf_counter() - clock + result.earlier_seconds
     metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
 
     record = {

@@ -214,6 +214,7 @@ SMALL = ["--short-side", "64", "--long-multiple", "32", "--radius", "4"]  # fram
 def parse(tree: Path, *options: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--force", action="store_true")
     davis.add_arguments(parser)
     return parser.parse_args(["--data", str(tree), *options])
 
@@ -315,9 +316,26 @@ def test_a_stopped_run_goes_on_at_its_video(tree, tmp_path):
         run(tree, out, backbone)
     assert [p.name for p in (out / "masks").iterdir()] == ["moving"]
     backbone.model.stop_at = None
+    spent = json.loads((out / "done/moving.json").read_text())["seconds"]
     result, frames = run(tree, out, backbone)
     assert frames == 5
     assert result.metrics == whole.metrics
+    assert (whole.earlier_seconds, result.earlier_seconds) == (0, spent)
+    assert spent > 0
+
+
+def test_force_makes_every_video_again(tree, tmp_path):
+    out = tmp_path / "out"
+    _, frames = run(tree, out)
+    result, again = run(tree, out, None, "--force")
+    assert (frames, again, result.earlier_seconds) == (10, 10, 0)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"weights_sha256": "5e1f"}'])
+def test_a_sidecar_that_is_not_whole_proves_nothing(tree, tmp_path, content):
+    run(tree, tmp_path / "out")
+    (tmp_path / "out/done/moving.json").write_text(content)
+    assert run(tree, tmp_path / "out")[1] == 5
 
 
 @pytest.mark.parametrize("change", ["weights", "heads", "protocol", "annotation", "mask", "mask gone"])

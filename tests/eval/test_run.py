@@ -40,7 +40,7 @@ class Task:
     def __init__(self):
         self.worked, self.seen = 0, None
         self.top_k, self.data = 5, "a" * 64
-        self.metrics = {"J&F": 61.0, "IoU/wall": 12.0}
+        self.metrics, self.earlier_seconds = {"J&F": 61.0, "IoU/wall": 12.0}, 0.0
 
     def check(self, args):
         self.checked = True
@@ -54,7 +54,7 @@ class Task:
     def evaluate(self, backbone, args, out):
         self.worked += 1
         self.seen = backbone, out
-        return Evaluation(self.metrics, {"J": np.arange(3.0)}, ["an object was lost"])
+        return Evaluation(self.metrics, {"J": np.arange(3.0)}, ["an object was lost"], self.earlier_seconds)
 
 
 def arguments(checkpoint, **options):
@@ -80,6 +80,12 @@ def test_a_run_leaves_one_record_of_everything(checkpoint, capsys):
     for line in (*backbone.certificate, "J&F 61.00", "an object was lost", "miniature", str(path)):
         assert line in printed
     assert "IoU/wall" not in printed  # per class: in the file
+
+
+def test_seconds_of_stopped_runs_count(checkpoint):
+    task = Task()
+    task.earlier_seconds = 1000.0
+    assert 1000 < read_record(run.run(task, arguments(checkpoint)))["seconds"] < 1100
 
 
 def test_the_same_again_shows_the_record_and_does_not_work(checkpoint, capsys):
