@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,7 @@ class ImageFolder(Dataset):
     metainfo = None  # mmengine asks
 
     def __init__(self, root: str, views: dict[str, dict], seed: int) -> None:
-        self.paths = list_images(root)
+        self.root, self.paths = Path(root), list_images(root)
         self.multi_crop, self.seed = MultiCrop(views), seed
         self.check_headers()
 
@@ -79,6 +81,12 @@ class ImageFolder(Dataset):
         bad = [path for path in some if not has_image_header(path)]
         if len(bad) == len(some) or len(bad) > allowed_unreadable(len(self.paths)):
             raise UserError(f"{len(bad)} of {len(some)} images cannot be read: {list_of(bad)}; remove or replace them")
+
+    @cached_property
+    def identity(self) -> dict:
+        """How many images there are, and the SHA-256 of their paths below the folder, which may move."""
+        names = "\n".join(path.relative_to(self.root).as_posix() for path in self.paths)
+        return {"images": len(self.paths), "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,6 +126,13 @@ def collate_crops(samples: list[dict]) -> dict[str, list]:
     }
 
 
+def whole_batches(images: int, batch_size: int, processes: int) -> int:
+    """How many global batches an epoch has; :class:`UserError` if it has none."""
+    if images < batch_size * processes:
+        raise UserError(f"{images} images do not fill one batch of {batch_size} x {processes}: lower data.batch_size")
+    return images // (batch_size * processes)
+
+
 class AddressSampler(Sampler):
     """Yields (epoch, index): whole global batches of an order that (seed, epoch) alone decides.
 
@@ -136,11 +151,7 @@ class AddressSampler(Sampler):
     def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0) -> None:
         self.rank, self.world = get_dist_info()
         self.images, self.batch_size, self.seed, self.epoch = len(dataset), batch_size, seed, 0
-        self.batches = self.images // (batch_size * self.world)
-        if not self.batches:
-            raise UserError(
-                f"{self.images} images do not fill one batch of {batch_size} x {self.world}: lower data.batch_size"
-            )
+        self.batches = whole_batches(self.images, batch_size, self.world)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by mmengine before each epoch."""

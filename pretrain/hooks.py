@@ -105,5 +105,6 @@ class CountUnreadable(Hook):
             bad = [self.paths[number] for number in sorted(self.seen)]
             raise UserError(
                 f"{len(bad)} of {len(self.paths)} images cannot be read (at most {allowed} may): "
-                f"{list_of(bad, most=50)}; remove or replace them, then go on with --resume"
+                f"{list_of(bad, most=50)}; put readable files of the same names there and go on with --resume, "
+                "or remove them and start anew in another --work-dir"
             )

@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import get_world_size
 from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
 from selfpatch.pretrain import data, hooks, optim  # noqa: F401 - optim registers what the Runner builds
 from selfpatch.pretrain.augment import View
-from selfpatch.pretrain.checkpoint import load_file, plain, save_file
+from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.method import Method
+from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, check_work_dir, read_meta
 from selfpatch.pretrain.runner import (
     ENVIRONMENT,
     KeepCheckpoints,
@@ -128,15 +130,42 @@ def build_method(config: Config) -> Method:
     return model
 
 
-def build_loader(config: Config) -> DataLoader:
-    """Batches of crops: ``config.data.batch_size`` images a process, the rest of an epoch dropped."""
+def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> tuple[data.ImageFolder, dict]:
+    """Everything that can be found wrong before a network is built.
+
+    Args:
+        config, work_dir, resume: as for :func:`train`.
+        processes: how many share the global batch.
+
+    Returns:
+        the images, and what every checkpoint of the run says of them and of its batches, so that it goes on with these
+        alone: ``data`` (number of images and SHA-256 of their names), ``batch`` and ``iterations`` an epoch.
+
+    Raises:
+        UserError: as for :func:`train`.
+    """
+    check_work_dir(work_dir)
+    newest = work_dir / "checkpoint.pth"
+    if newest.exists() and not resume:
+        epoch = read_meta(newest)["epoch"]
+        raise UserError(f"{newest} is there already (epoch {epoch}): add --resume, or choose another --work-dir")
     dataset = data.ImageFolder(config.data.root, config.views, config.seed)
-    sampler = data.AddressSampler(dataset, config.data.batch_size, config.seed)
+    iterations = data.whole_batches(len(dataset), config.data.batch_size, processes)
+    batch = config.data.batch_size * processes
+    method_class(config).schedule_class(iterations, batch, **config.schedule)
+    run = {"data": dataset.identity, "batch": batch, "iterations": iterations}
+    if newest.exists():
+        check_resume(newest, config, run)
+    return dataset, run
+
+
+def build_loader(config: Config, dataset: data.ImageFolder) -> DataLoader:
+    """Batches of crops: ``config.data.batch_size`` images a process, the rest of an epoch dropped."""
     workers = config.data.workers
     return DataLoader(
         dataset,
         config.data.batch_size,
-        sampler=sampler,
+        sampler=data.AddressSampler(dataset, config.data.batch_size, config.seed),
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=data.collate_crops,
@@ -161,11 +190,20 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
 
 
 def save_untrained(config: Config, work_dir: Path) -> Path:
-    """Write the checkpoint of the network as it is before training: the baseline named Random."""
+    """Write, or find, the checkpoint of the network as it is before training: the baseline named Random.
+
+    Raises:
+        UserError: the work dir holds another checkpoint.
+    """
+    check_work_dir(work_dir)
+    path = work_dir / "checkpoint.pth"
+    if path.exists():  # what was measured with this very file stays valid
+        check_untrained(path, config)
+        return path
     method = build_method(config)
-    meta = {**checkpoint_meta(method, config), "method": "Random", "epoch": 0, "iter": 0, "seed": config.seed}
-    save_file({"meta": plain(meta), "state_dict": method.state_dict()}, work_dir / "checkpoint.pth")
-    return work_dir / "checkpoint.pth"
+    meta = {**checkpoint_meta(method, config), "method": UNTRAINED, "epoch": 0, "iter": 0, "seed": config.seed}
+    save_file({"meta": plain(meta), "state_dict": method.state_dict()}, path)
+    return path
 
 
 def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = "none") -> Path:
@@ -180,14 +218,13 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
     Raises:
         UserError: the data, the config or the checkpoint to go on from cannot be used; the loss is not finite.
     """
-    newest = work_dir / "checkpoint.pth"
-    if newest.exists():
-        check_resume(newest, config, resume)
     start_distributed(launcher)
-    loader = build_loader(config)
+    dataset, run = check_run(config, work_dir, resume, get_world_size())
+    newest = work_dir / "checkpoint.pth"
+    loader = build_loader(config, dataset)
     method = build_method(config)
-    batch = config.data.batch_size * loader.sampler.world
-    schedule = method.schedule_class(len(loader), batch, **config.schedule)
+    schedule = method.schedule_class(run["iterations"], run["batch"], **config.schedule)
+    meta = {**checkpoint_meta(method, config), **run}
     if config.compile:
         method.student["backbone"].compile()
 
@@ -215,9 +252,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             hooks.CountUnreadable(loader.dataset),
             hooks.SetStep(schedule),
             hooks.LogStep(),
-            KeepCheckpoints(
-                config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: checkpoint_meta(method, config)
-            ),
+            KeepCheckpoints(config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: meta),
         ],
         visualizer={"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]},
         randomness={"seed": config.seed},
@@ -230,23 +265,6 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
     )
     runner.train()
     return newest
-
-
-def check_resume(checkpoint: Path, config: Config, resume: bool) -> None:
-    """Refuse to overwrite a run, or to go on with it under another recipe."""
-    meta = load_file(checkpoint)["meta"]
-    if not resume:
-        raise UserError(
-            f"{checkpoint} is there already (epoch {meta['epoch']}): add --resume, or choose another --work-dir"
-        )
-    then, now = meta.get("config") or {}, plain(config.to_dict())
-    recipe = ("method", "model", "views", "schedule", "optimizer", "precision", "seed")
-    changed = [section for section in recipe if then.get(section) != now[section]]
-    if changed:
-        raise UserError(
-            f"{checkpoint} was trained with another {', '.join(changed)}: resume with the same config, "
-            "or choose another --work-dir"
-        )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,71 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from selfpatch.pretrain.checkpoint import load_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.train import CONFIGS, load_config, main
 
-TINY = [
-    "model.backbone.patch_size=16",
-    "model.backbone.embed_dim=24",
-    "model.backbone.depth=2",
-    "model.backbone.heads=3",
-    "model.backbone.img_size=64",
-    "model.backbone.drop_path_rate=0.2",
-    "model.out_dim=64",
-    "model.hidden_dim=32",
-    "model.bottleneck_dim=16",
-    "views.global1.size=64",
-    "views.global2.size=64",
-    "views.local.size=48",
-    "data.batch_size=4",
-    "data.workers=0",
-    "schedule.epochs=3",
-    "schedule.warmup_epochs=1",
-    "precision=fp32",
-    "log_interval=1",
-]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    for number in range(24):
-        pixels = random.integers(0, 256, (72, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
-    return folder
-
-
-def command(photos: Path, work_dir: Path, *more: str, config: str = "selfpatch_toy") -> list[str]:
-    start = [sys.executable, "-m", "selfpatch.pretrain.train", config, "--data", str(photos)]
-    options = [*TINY, *(["model.patch_out_dim=32"] if config.startswith("selfpatch") else [])]
-    return [*start, "--work-dir", str(work_dir), "--cfg-options", *options, *more]
-
-
-def run(words: list[str]) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(photos, tmp_path_factory) -> Path:
-    work_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    done = run(command(photos, work_dir))
-    assert done.returncode == 0, done.stderr
-    return work_dir
-
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_goes_on_to_the_same_bits(photos, undisturbed, tmp_path, workers):
+def test_a_killed_run_goes_on_to_the_same_bits(photos, command, run, undisturbed, tmp_path, workers):
     """kill -9 in the middle of epoch 2 of 3, then --resume."""
     words = command(photos, tmp_path / "run", f"data.workers={workers}")
     process = subprocess.Popen(
@@ -112,7 +58,7 @@ def test_the_log_tells_what_a_run_is_watched_by(undisturbed):
     assert list(undisturbed.rglob("events.out.tfevents*"))
 
 
-def test_a_run_is_never_overwritten(photos, undisturbed):
+def test_a_run_is_never_overwritten(photos, command, run, undisturbed):
     again = run(command(photos, undisturbed))
     assert again.returncode == 2
     assert "--resume" in again.stderr
@@ -121,7 +67,7 @@ def test_a_run_is_never_overwritten(photos, undisturbed):
     assert "another schedule" in other.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(photos, tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(photos, command, run, tmp_path):
     done = run(command(photos, tmp_path / "run", "schedule.lr=1e30", "optimizer.clip=None"))
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
@@ -130,7 +76,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(photos, tmp_pa
         assert all(torch.isfinite(value).all() for value in load_file(path)["state_dict"].values())
 
 
-def test_two_processes_train_like_one(photos, undisturbed, tmp_path):
+def test_two_processes_train_like_one(photos, command, run, undisturbed, tmp_path):
     """The same global batches in half shares: the same weights, up to the order of sums."""
     words = command(photos, tmp_path / "run", "data.batch_size=2")
     done = run([*words, "--gpus", "2"])
@@ -140,21 +86,30 @@ def test_two_processes_train_like_one(photos, undisturbed, tmp_path):
         torch.testing.assert_close(found["state_dict"][name], expected["state_dict"][name], rtol=1e-2, atol=1e-4)
 
 
-def test_bf16_trains_close_to_fp32(photos, undisturbed, tmp_path):
+def test_bf16_trains_close_to_fp32(photos, command, run, undisturbed, tmp_path):
     done = run(command(photos, tmp_path / "run", "precision=bf16", config="dino_toy"))
     assert done.returncode == 0, done.stderr
     assert load_file(tmp_path / "run" / "checkpoint.pth")["meta"]["method"] == "DINO"
 
 
-def test_an_untrained_network_is_a_checkpoint_of_its_own(tmp_path, capsys):
-    main(["selfpatch_toy", "--untrained", "--work-dir", str(tmp_path), "--cfg-options", *TINY])
+def test_an_untrained_network_is_a_checkpoint_of_its_own(tmp_path, capsys, tiny):
+    main(
+        [
+            "selfpatch_toy",
+            "--untrained",
+            "--work-dir",
+            str(tmp_path),
+            "--cfg-options",
+            *(f"{key}={value}" for key, value in tiny.items()),
+        ]
+    )
     saved = load_file(tmp_path / "checkpoint.pth")
     assert (saved["meta"]["method"], saved["meta"]["epoch"]) == ("Random", 0)
     assert str(tmp_path / "checkpoint.pth") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "text"])
-def test_bad_image_folders_cost_one_line(tmp_path, make):
+def test_bad_image_folders_cost_one_line(tmp_path, command, run, make):
     folder = tmp_path / "photos"
     if make != "nothing":
         folder.mkdir()
@@ -191,7 +146,7 @@ def test_a_config_that_does_not_exist_names_the_nearest():
         load_config("selfpatch_toi")
 
 
-def test_a_warmup_as_long_as_the_run_is_refused(photos, tmp_path):
+def test_a_warmup_as_long_as_the_run_is_refused(photos, command, run, tmp_path):
     done = run(command(photos, tmp_path / "run", "schedule.warmup_epochs=3"))
     assert done.returncode == 2
     assert "warmup_epochs=3 is not shorter" in done.stderr
@@ -213,7 +168,7 @@ def test_every_config_reads_and_gives_its_command(path):
     assert len(path.read_text().splitlines()) <= 30  # a variant is a delta
 
 
-def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
+def test_ctrl_c_says_how_to_go_on(photos, command, tmp_path):
     words = command(photos, tmp_path / "run", "schedule.epochs=500")
     process = subprocess.Popen(
         words,
