@@ -4,30 +4,38 @@
 #   tools/demo.sh --data photos/ --davis data/DAVIS   on your own images and a DAVIS-style folder
 # Options: --data DIR    images to pretrain on            --davis DIR   videos to track objects in
 #          --coco DIR    COCO-style set to detect in      --ade20k DIR  ADE20K-style set to segment
-#          --out DIR     where everything goes (default: work_dirs/demo)
+#          --out DIR     where everything goes (default: work_dirs/demo; with --data work_dirs/demo-<its name>)
 #          --epochs N    of pretraining (default: 12)
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-DATA="" DAVIS="" COCO="" ADE20K="" OUT=work_dirs/demo EPOCHS=12
+DATA="" DAVIS="" COCO="" ADE20K="" OUT="" EPOCHS=12
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$HERE/demo.sh"; }
+fail() { echo "error: $* (tools/demo.sh --help)" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit 0 ;;
-        --data | --davis | --coco | --ade20k | --out | --epochs)
-            [ $# -ge 2 ] || { echo "error: $1 needs a value (tools/demo.sh --help)" >&2; exit 2; }
+        --data | --davis | --coco | --ade20k | --out | --work-dir | --epochs) # what training calls --work-dir is --out here
+            [ $# -ge 2 ] && [ -n "$2" ] || fail "$1 needs a value"
             case "$1" in
                 --data) DATA="$2" ;; --davis) DAVIS="$2" ;; --coco) COCO="$2" ;;
-                --ade20k) ADE20K="$2" ;; --out) OUT="$2" ;; --epochs) EPOCHS="$2" ;;
+                --ade20k) ADE20K="$2" ;; --out | --work-dir) OUT="$2" ;; --epochs) EPOCHS="$2" ;;
             esac
             shift 2 ;;
-        *) echo "error: unknown option $1 (tools/demo.sh --help)" >&2; exit 2 ;;
+        *) fail "unknown option $1" ;;
     esac
 done
-if [ -n "$DATA" ] && [ -z "$DAVIS" ]; then echo "error: --data needs --davis beside it" >&2; exit 2; fi
-if [ -z "$DATA" ] && [ -n "$DAVIS" ]; then echo "error: --davis needs --data beside it" >&2; exit 2; fi
-for folder in "$DATA" "$DAVIS" "$COCO" "$ADE20K"; do
-    [ -z "$folder" ] || [ -d "$folder" ] || { echo "error: no such folder: $folder" >&2; exit 2; }
+[[ "$EPOCHS" =~ ^[1-9][0-9]*$ ]] || fail "--epochs $EPOCHS: give a whole number from 1"
+if [ -n "$DATA" ] && [ -z "$DAVIS" ]; then fail "--data needs --davis beside it"; fi
+for option in "--davis $DAVIS" "--coco $COCO" "--ade20k $ADE20K"; do
+    [ -n "$DATA" ] || [ -z "${option#* }" ] || fail "${option%% *} needs --data beside it: the toy world has its own"
 done
+for folder in "$DATA" "$DAVIS" "$COCO" "$ADE20K"; do
+    [ -z "$folder" ] || [ -d "$folder" ] || fail "no such folder: $folder"
+done
+if [ -z "$OUT" ]; then # what was trained on other images is no start for these
+    OUT=work_dirs/demo
+    [ -z "$DATA" ] || OUT="work_dirs/demo-$(basename "$(cd "$DATA" && pwd -P)")"
+fi
 
 source "$HERE/_env.sh"
 started=$(date +%s)
