@@ -205,7 +205,7 @@ def shrink(given: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, list[i
     """A mask (H, W) at the patch grid (h, w), by nearest neighbour, void as background; and the ids that got lost."""
     given = np.where(given == VOID, 0, given).astype(np.uint8)
     small = np.array(Image.fromarray(given).resize(grid[::-1], Image.Resampling.NEAREST))
-    return small, np.setdiff1d(given, small).tolist()
+    return small, np.setdiff1d(given, [0, *small.flat]).tolist()  # background is no object
 
 
 def _raise_unless_tiled(size: tuple[int, int], grid: tuple[int, int], stride: int) -> None:
