@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from selfpatch.eval import davis
 from selfpatch.eval.davis import Settings
 from selfpatch.eval.davis_tree import OFFICIAL_VAL, Video, davis_palette, is_official, read_tree, write_mask
-from selfpatch.eval.jf import read_mask
+from selfpatch.eval.jf import VOID, read_mask
 from selfpatch.eval.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.swin import Swin
@@ -306,6 +306,9 @@ def test_shrinking_takes_void_for_background_and_names_what_is_lost():
     small, lost = davis.shrink(given, (2, 3))
     np.testing.assert_array_equal(small, [[1, 0, 0], [0, 0, 3]])
     assert lost == [7]
+    given[:16, :16] = 0
+    given[:16], given[0, 0] = 2, 0  # a speck of background
+    assert davis.shrink(given, (2, 3))[1] == []
 
 
 def test_a_stopped_run_goes_on_at_its_video(tree, tmp_path):
@@ -338,7 +341,7 @@ def test_a_sidecar_that_is_not_whole_proves_nothing(tree, tmp_path, content):
     assert run(tree, tmp_path / "out")[1] == 5
 
 
-@pytest.mark.parametrize("change", ["weights", "heads", "protocol", "annotation", "mask", "mask gone"])
+@pytest.mark.parametrize("change", ["weights", "heads", "protocol", "annotation", "frame", "mask", "mask gone"])
 def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path, change):
     out, backbone, options = tmp_path / "out", loaded(), []
     run(tree, out, backbone)
@@ -351,6 +354,8 @@ def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path,
         options = ["--topk", "4"]
     elif change == "annotation":
         write_mask(tree / "Annotations/480p/moving/00000.png", np.eye(80, 96, dtype=np.uint8))
+    elif change == "frame":
+        shutil.copy(tree / "JPEGImages/480p/moving/00001.jpg", tree / "JPEGImages/480p/moving/00002.jpg")
     elif change == "mask":
         write_mask(out / "masks/moving/00002.png", np.zeros((80, 96), np.uint8))
     else:
@@ -419,6 +424,10 @@ def _mask(labels: np.ndarray, mode: str = "L", frame: int = 0):
     return lambda root: Image.fromarray(labels).convert(mode).save(root / path)
 
 
+def _copy(path: str, name: str):
+    return lambda root: shutil.copy(root / path, (root / path).with_name(name))
+
+
 def _cut(path: str):
     def change(root: Path):
         content = (root / path).read_bytes()
@@ -437,6 +446,8 @@ def _cut(path: str):
         (_remove("Annotations/480p/speck"), "Annotations/480p/speck.*names the sequence speck"),
         (_remove("JPEGImages/480p/moving/00003.jpg"), "4 frames.*5 annotations.*00003"),
         (lambda root: (root / "ImageSets/2017/val.txt").write_text("\n"), "names no sequence"),
+        (lambda root: (root / "ImageSets/2017/val.txt").write_text("moving\nspeck\nmoving\n"), "names moving twice"),
+        (_copy("JPEGImages/480p/moving/00001.jpg", "00001.png"), "moving has two frames 00001: remove 00001.png"),
         (_mask(np.full((80, 96), 255, np.uint8) * np.eye(80, 96, dtype=np.uint8)), "DAVIS 2016"),
         (_mask(np.zeros((80, 96), np.uint8)), "no object"),
         (_mask(np.eye(80, 90, dtype=np.uint8)), "90x80.*96x80"),
@@ -498,6 +509,15 @@ def test_data_set_is_named_by_what_it_is(tree):
     assert davis.fingerprint(parse(tree, "--sequences", "speck")) == part
 
 
+def test_every_byte_of_every_frame_counts(tree):
+    before = davis.fingerprint(parse(tree)).sha256
+    frame = tree / "JPEGImages/480p/moving/00004.jpg"
+    content = bytearray(frame.read_bytes())
+    content[-3] ^= 1
+    frame.write_bytes(content)
+    assert davis.fingerprint(parse(tree)).sha256 != before
+
+
 def test_the_official_set_is_30_sequences_of_1999_frames():
     videos = [Video(name, (Path("f.jpg"),) * 66, ()) for name in sorted(OFFICIAL_VAL)]  # 1980 frames
     assert len(videos) == 30
@@ -552,7 +572,10 @@ def test_golden_davis(name, recorded_backbone, data_root, tmp_path):
 
 
 def test_golden_davis_tree_is_sound(data_root):
-    """The real sequences beside the golden ones: readable, with object ids and official colours."""
+    """The real sequences beside the golden ones, whichever they are: whole, and each with objects to follow."""
+    davis.check(parse(data_root / "davis-mini"))
     for video in read_tree(data_root / "davis-mini"):
-        assert read_mask(video.masks[0]).max() in (1, 2)
-        assert davis.shrink(read_mask(video.masks[0]), (30, 52))[1] == []
+        given = read_mask(video.masks[0])
+        small, lost = davis.shrink(given, (30, 52))
+        assert set(np.unique(small)) | set(lost) | {0, VOID} == set(np.unique(given)) | {0, VOID}
+        assert not set(lost) & set(np.unique(small))
