@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -152,15 +153,13 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
             f"{record['path']}: there is no paired bootstrap for the task {record['task']}, "
             f"only for {', '.join(STATISTICS)}"
         )
-    path = units_path(record)
+    path, arrays = units_path(record), read_units(record)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         stat = build(arrays, metric, per_object)
     except KeyError as error:
         raise UserError(f"{path} cannot give '{metric}' ({error.args[0]}): choose another --metric") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a file of per-unit values ({error}): run its evaluation again") from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: its arrays do not fit together ({error}): run its evaluation again") from error
     if stat.units == 0:
         raise UserError(f"{path} holds no {stat.unit}: run its evaluation again")
     recorded, rebuilt = record["metrics"].get(metric), float(stat.value(np.ones((1, stat.units)))[0])
@@ -170,6 +169,16 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
             "they are of different runs; run the evaluation again"
         )
     return stat
+
+
+def read_units(record: Record) -> dict[str, np.ndarray]:
+    """The arrays of a record's file of per-unit values; raises UserError where it is gone or is not such a file."""
+    path = units_path(record)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is not a file of per-unit values ({error}): run its evaluation again") from error
 
 
 def _davis(arrays: dict[str, np.ndarray], metric: str, per_object: bool) -> Statistic:
@@ -250,14 +259,19 @@ STATISTICS: dict[str, Callable[[dict[str, np.ndarray], str, bool], Statistic]] =
 
 
 def sequence_scores(record: Record) -> dict[str, float]:
-    """J&F of each sequence of a DAVIS record, the mean over its objects, in per cent."""
-    with np.load(units_path(record), allow_pickle=False) as file:
-        sequence, number, J, F = (file[name] for name in ("sequence", "object", "J", "F"))
-    scores = {}
-    for name in np.unique(sequence):
-        own = sequence == name
-        means = [((J + F)[own & (number == one)]).mean() / 2 for one in np.unique(number[own])]
-        scores[str(name)] = 100 * float(np.mean(means))
+    """J&F of each sequence of a DAVIS record, the mean over its objects, in per cent.
+
+    Raises UserError where the file of per-unit values is gone or does not hold them.
+    """
+    arrays, scores = read_units(record), {}
+    try:
+        sequence, number, J, F = (arrays[name] for name in ("sequence", "object", "J", "F"))
+        for name in np.unique(sequence):
+            own = sequence == name
+            means = [((J + F)[own & (number == one)]).mean() / 2 for one in np.unique(number[own])]
+            scores[str(name)] = 100 * float(np.mean(means))
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{units_path(record)} cannot give J&F by sequence ({error}): evaluate again") from error
     return scores
 
 

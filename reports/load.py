@@ -161,6 +161,18 @@ def newest_records(records: list[Record]) -> tuple[list[Record], list[str]]:
     return [record for record in records if record["path"] in kept], notes
 
 
+def scored_records(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """The records that hold a figure for a comparison, and a line for each one that holds none but those of classes.
+
+    Raises UserError where no record is left.
+    """
+    kept = [record for record in records if any("/" not in name for name in record["metrics"])]
+    lacking = [record["path"] for record in records if record not in kept]
+    if not kept:
+        raise UserError(f"{lacking[0]} holds no overall metric to compare, nor does any other record: evaluate again")
+    return kept, [f"left out {path}: it holds no overall metric to compare" for path in lacking]
+
+
 def network_key(record: Record) -> tuple[str, str]:
     """What identifies a trained network: its file, and which of the file's networks (teacher or student)."""
     return record["checkpoint_sha256"], record.get("weights_sha256") or ""

@@ -37,6 +37,7 @@ STYLE = {
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name with two dollar signs is a name
 }
 
 

@@ -7,14 +7,17 @@ import datetime
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table as RichTable
+from rich.text import Text
 from tabulate import tabulate
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -23,7 +26,15 @@ from selfpatch.reports import ablation, plots
 from selfpatch.reports.compare import Difference, add_arguments, compare, sequence_scores
 from selfpatch.reports.compare import Progress as Callback
 from selfpatch.reports.html import Section, render_page
-from selfpatch.reports.load import Record, load_published, load_records, load_sweep, newest_records, records_frame
+from selfpatch.reports.load import (
+    Record,
+    load_published,
+    load_records,
+    load_sweep,
+    newest_records,
+    records_frame,
+    scored_records,
+)
 from selfpatch.reports.tables import (
     HEADLINE,
     Table,
@@ -52,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     """Print the tables and write report.md, report.csv, comparison.csv, bootstrap.csv, plots/ and report.html."""
     args = parse(argv)
     records, notes = newest_records(load_records(args.records))
-    for note in notes:
+    records, without = scored_records(records)
+    for note in [*notes, *without]:
         print(note, file=sys.stderr)
     sweeps = [load_sweep(path) for path in args.sweep]
     frame = records_frame(records)
@@ -132,7 +144,7 @@ def make_section(
         section.differences += [(table.rows[index], one) for index, one in found.items()]
         section.plots.append((metric, plots.png_bytes(plots.bars(table, metric, metric, found, colours))))
     if table.group["task"] == "davis":
-        section.plots += sequence_plots(table, by_path, colours)
+        section.plots += sequence_plots(table, by_path, colours, section.notes)
     return section
 
 
@@ -141,20 +153,36 @@ def headline(table: Table) -> list[str]:
     return [name for name in HEADLINE.get(table.group["task"], table.columns[:1]) if name in table.columns]
 
 
-def sequence_plots(table: Table, by_path: dict[str, Record], colours: dict[str, str]) -> list[tuple[str, bytes]]:
-    """One plot per architecture and pretraining length with two rows or more that scored the same sequences."""
+def sequence_plots(
+    table: Table, by_path: dict[str, Record], colours: dict[str, str], notes: list[str]
+) -> list[tuple[str, bytes]]:
+    """One plot per architecture and pretraining length with two rows or more that scored the same sequences.
+
+    A row whose values of each sequence cannot be had is left out, and ``notes`` gets a line that says so.
+    """
+    scored: dict[int, dict[str, float]] = {}  # a row's place → J&F of each sequence
+    for place, row in enumerate(table.rows):
+        record = by_path[row.records[0]]  # of several seeds the first
+        try:
+            if record.get("units"):
+                scored[place] = sequence_scores(record)
+        except UserError as error:
+            notes.append(f"No plot of sequences for {row.label} {row.arch}: {error}.")
     result = []
     trained = sorted({(row.arch, row.epochs) for row in table.rows if row.epochs}, key=str)
     for arch, epochs in trained or sorted({(row.arch, None) for row in table.rows}):
-        rows = [row for row in table.rows if row.arch == arch and row.epochs in (epochs, 0, None)]
-        records = [(row, by_path[row.records[0]]) for row in rows]  # of several seeds the first
-        scores = {row.label: sequence_scores(record) for row, record in records if record.get("units")}
-        if len(scores) > 1 and len({frozenset(values) for values in scores.values()}) == 1:
-            reference = next((row.label for row in rows if row.is_baseline and row.label in scores), next(iter(scores)))
+        places = [place for place in scored if table.rows[place].arch == arch]
+        rows = {place: table.rows[place] for place in places if table.rows[place].epochs in (epochs, 0, None)}
+        if len(rows) > 1 and len({frozenset(scored[place]) for place in rows}) == 1:
+            labels = Counter(row.label for row in rows.values())  # rows of one label differ in their length
+            lengths = {place: f", {row.epochs or 'unknown'} epochs" for place, row in rows.items()}
+            names = {place: row.label + lengths[place] * (labels[row.label] > 1) for place, row in rows.items()}
+            baseline = next((place for place, row in rows.items() if row.is_baseline), next(iter(rows)))
             length = f", {epochs} epochs" if table.shows_epochs and epochs else ""
             title = f"{arch}{length} on {table.group['dataset']}"
-            shades = {row.label: colours[row.method] for row in rows}
-            png = plots.png_bytes(plots.sequences(title, scores, reference, shades))
+            scores = {names[place]: scored[place] for place in rows}
+            shades = {names[place]: colours[row.method] for place, row in rows.items()}
+            png = plots.png_bytes(plots.sequences(title, scores, names[baseline], shades))
             result.append((f"sequences {arch}{length}", png))
     return result
 
@@ -209,11 +237,13 @@ def print_report(
 
 
 def frame_table(title: str, heads: list[str], texts: list[list[str]], marks: list[list[bool]] | None) -> RichTable:
-    """A plain table for the terminal; marked texts are bold."""
-    grid = RichTable(*heads, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    """A plain table for the terminal; marked texts are bold. No text is taken for markup, whatever brackets it has."""
+    grid = RichTable(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in heads:
+        grid.add_column(Text(head))
     for index, line in enumerate(texts):
         marked = marks[index] if marks else [False] * len(line)
-        grid.add_row(*(f"[bold]{text}[/bold]" if mark else text for text, mark in zip(line, marked, strict=True)))
+        grid.add_row(*(Text(text, style="bold" * mark) for text, mark in zip(line, marked, strict=True)))
     return grid
 
 
@@ -236,7 +266,7 @@ def bootstrap_lines(sections: Sequence[Section]) -> list[str]:
 def bootstrap_frame(sections: Sequence[Section]) -> pd.DataFrame:
     """Every bootstrapped difference as a row of ``bootstrap.csv``."""
     lines = [
-        {**{key: section.table.group[key] for key in ("task", "dataset", "split", "protocol")}}
+        section.table.group
         | {"method": row.method, "arch": row.arch, "pretrain_epochs": row.epochs, "variant": row.variant}
         | {
             "metric": one.metric,
@@ -287,7 +317,7 @@ def progress_bar() -> Iterator[Progress]:
 @contextmanager
 def bar(progress: Progress, name: str) -> Iterator[Callback]:
     """One task of ``progress`` as the callback that the bootstrap takes; in a pipe a line every ten seconds."""
-    task, printed = progress.add_task(name, total=None), time.monotonic()
+    task, printed = progress.add_task(escape(name), total=None), time.monotonic()
 
     def step(done: int, total: int) -> None:
         nonlocal printed

@@ -323,8 +323,7 @@ def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
     lines = []
     for table in tables:
         for row in table.rows:
-            line = {**{key: table.group[key] for key in ("task", "dataset", "split", "protocol", "fingerprint")}}
-            line |= {
+            line = table.group | {
                 "method": row.method,
                 "arch": row.arch,
                 "pretrain_epochs": row.epochs,

@@ -9,8 +9,11 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from selfpatch.pretrain.cli import UserError
+from selfpatch.reports import plots
+from selfpatch.reports.load import GROUP
 from selfpatch.reports.report import main
 
 
@@ -115,6 +118,86 @@ def test_units_that_do_not_fit_leave_the_table_standing(records, tmp_path, capsy
     run(records, tmp_path / "report")
     assert "No bootstrap of J&F for Random" in capsys.readouterr().out
     assert list(pd.read_csv(tmp_path / "report" / "bootstrap.csv")["method"]) == ["DINO+SelfPatch"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk", "cut"])
+def test_a_broken_file_of_units_costs_its_row_an_interval_and_no_more(records, tmp_path, capsys, content):
+    for path in records.glob("davis-*.json"):
+        if json.loads(path.read_text())["method"] == "Random":
+            units = path.with_suffix(".npz")
+            whole = units.read_bytes()
+            units.unlink()
+            if content is not None:
+                units.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+    run(records, tmp_path / "report")
+    text = capsys.readouterr().out
+    assert "No bootstrap of J&F for Random" in text
+    assert "No plot of sequences for Random" in text
+    assert len(list((tmp_path / "report" / "plots").glob("*sequences*"))) == 1  # the two others have one
+
+
+def test_a_record_without_an_overall_figure_is_left_out(records, write_record, tmp_path, capsys):
+    write_record("Empty", metrics={"IoU/wall": 3.0})
+    run(records, tmp_path / "report")
+    assert "holds no overall metric" in capsys.readouterr().err
+    assert "Empty" not in (tmp_path / "report" / "comparison.csv").read_text()
+
+
+@pytest.mark.parametrize("metrics", [{}, {"IoU/wall": 3.0}])
+def test_no_overall_figure_at_all_is_one_line(write_record, tmp_path, metrics):
+    path = write_record("Empty", task="ade20k")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    with pytest.raises(UserError, match="holds no overall metric"):
+        run(path.parent, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_rows_of_one_label_keep_their_own_values_in_the_plot_of_sequences(davis, write_record, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "sequences", lambda *a: shown.append(a) or Figure())
+    for method, epochs, shift in (("DINO", 200, 0.0), ("DINO", None, 0.1), ("SelfPatch", 200, 0.2)):
+        units = davis.units(shift)
+        name = f"{method}{epochs}"
+        write_record(method, metrics=davis.metrics(units), units=units, pretrain_epochs=epochs, config={"of": name})
+    run(tmp_path / "records", tmp_path / "report")
+    ((_, scores, reference, colours),) = shown
+    assert list(scores) == ["DINO, unknown epochs", "DINO, 200 epochs", "SelfPatch"]
+    assert len({str(values) for values in scores.values()}) == 3
+    assert reference in scores
+    assert set(colours) == set(scores)
+
+
+def test_tables_that_are_apart_can_be_told_apart_in_the_csv(davis, write_record, tmp_path):
+    for topk in (5, 6):
+        for method, shift in (("DINO", 0.0), ("SelfPatch", 0.1 * topk)):
+            units = davis.units(shift)
+            protocol = {"name": "davis2017-dino@1", "parameters": {"topk": topk}}
+            changes = {"protocol": protocol, "units": units, "config": {"topk": topk}}
+            path = write_record(method, metrics=davis.metrics(units), **changes)
+            for suffix in (".json", ".npz"):
+                path.with_suffix(suffix).rename(path.with_name(f"{topk}-{path.stem}{suffix}"))
+            path = path.with_name(f"{topk}-{path.name}")
+            path.write_text(path.read_text().replace('"units": "', f'"units": "{topk}-'))
+    run(tmp_path / "records", tmp_path / "report")
+    for name in ("comparison.csv", "bootstrap.csv"):
+        rows = pd.read_csv(tmp_path / "report" / name)
+        assert rows.groupby(GROUP).ngroups == 2
+        assert list(rows.columns[: len(GROUP)]) == GROUP
+
+
+def test_brackets_are_not_taken_for_markup(davis, write_record, tmp_path, capsys):
+    units = davis.units()
+    path = write_record("DINO [/x]", metrics=davis.metrics(units), units=units, dataset="a[/b]$c$d")
+    cells = [
+        {"name": "one", "settings": {"k": "[/k]"}, "status": "done", "records": [str(path)]},
+        {"name": "two", "settings": {"k": 4}, "status": "failed", "error": "no [/tmp/x] here", "records": []},
+    ]
+    sweep = {"name": "of [/all]", "axes": {"k": ["[/k]", 4]}, "cells": cells}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    run(tmp_path / "records", tmp_path / "report", "--sweep", str(tmp_path / "sweep.json"))
+    text = capsys.readouterr().out
+    for part in ("DINO [/x]", "of [/all]", "[/k]", "no [/tmp/x] here"):
+        assert part in text
 
 
 def test_a_sweep_adds_its_table_and_curve(write_record, records, tmp_path):
