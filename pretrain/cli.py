@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+FAILURES = "SELFPATCH_FAILURES"  # environment: the folder in which processes of one launch leave why they ended
 
 
 class UserError(Exception):
@@ -47,16 +52,32 @@ def command_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
-    """Run ``main(argv)`` and exit: 0 when it returns, 2 with one line on a :class:`UserError`, 130 on Ctrl-C."""
+def run_command(
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str] | None = None,
+    interrupted: str = "the same command goes on where this one was interrupted",
+) -> None:
+    """Run ``main(argv)`` and exit: 0 when it returns, 2 with one line on a :class:`UserError`, 130 on Ctrl-C.
+
+    Args:
+        main: the command.
+        argv: its words; None: this process's.
+        interrupted: what a user is told to do after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         sys.exit(main(argv) or 0)
     except UserError as error:
-        if "--debug" in argv:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        debug = "--debug" in argv
+        told, status = (traceback.format_exc() if debug else f"error: {error}\n"), 1 if debug else 2
     except KeyboardInterrupt:
-        print("stopped: the same command goes on where this one was interrupted", file=sys.stderr)
-        sys.exit(130)
+        told, status = f"stopped: {interrupted}\n", 130
+    except Exception:
+        if FAILURES not in os.environ:
+            raise
+        told, status = traceback.format_exc(), 1
+    if FAILURES in os.environ:  # the launcher tells it once for all processes
+        Path(os.environ[FAILURES], f"{time.time_ns()}-{os.getpid()}-{status}").write_text(told)
+    else:
+        sys.stderr.write(told)
+    sys.exit(status)

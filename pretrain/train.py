@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
@@ -30,6 +30,7 @@ from selfpatch.pretrain.runner import (
     KeepCheckpoints,
     SafeRunner,
     StopWhenNotFinite,
+    check_gpus,
     run_processes,
     start_distributed,
 )
@@ -288,12 +289,17 @@ def main(argv: Sequence[str]) -> None:
     if args.untrained:
         print(f"untrained network: {save_untrained(config, work_dir)}")
         return
-    if args.gpus > 1 and args.launcher == "none":
-        data.list_images(config.data.root)  # a mistake costs one line here, and a page once torchrun has started
-        run_processes(args.gpus, "selfpatch.pretrain.train", argv)
+    if args.launcher == "none":
+        check_gpus(args.gpus)
+    if args.gpus > 1 and args.launcher == "none":  # a mistake costs less before the processes start
+        check_run(config, work_dir, args.resume, args.gpus)
+        with torch.device("meta"):  # no memory, no time: only whether the network can be built and its crops fit
+            build_method(config)
+        run_processes(args.gpus, "selfpatch.pretrain.train", argv)  # does not return
     checkpoint = train(config, work_dir, args.resume, args.launcher)
-    print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")
+    if is_main_process():
+        print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, interrupted="the same command with --resume goes on from the last checkpoint")

@@ -184,4 +184,4 @@ def test_ctrl_c_says_how_to_go_on(photos, command, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on where" in errors.strip().splitlines()[-1]
+    assert "the same command with --resume goes on" in errors.strip().splitlines()[-1]
