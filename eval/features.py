@@ -29,7 +29,7 @@ from selfpatch.eval.meter import Meter
 from selfpatch.eval.record import Dataset
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import EXTENSIONS
-from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.files import raise_unless_writable, write_text
 
 DATA = Path("data/imagenet")  # the default of --data
 RESIZE, CROP = 256, 224  # as DINO evaluates: the short side, then the centre
@@ -194,6 +194,7 @@ def features_of(
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(args.features) / backbone.checkpoint_sha256[:12] / f"{title}-{name}.npy"
+    raise_unless_writable(path.parent, "--features")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.with_suffix(".lock")):
         known = _finished(path, len(part))

@@ -27,7 +27,7 @@ from PIL import Image
 
 from selfpatch.eval.bitmaps import score_frame
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.files import raise_unless_writable, write_text
 
 VOID = 255  # in the ground truth: background
 STATISTICS = ("mean", "recall", "decay")
@@ -344,6 +344,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that share the sequences")
     args = parser.parse_args(argv)
 
+    raise_unless_writable(args.out, "--out")
     truth, sequences = find_sequences(args.truth, args.split)
     if args.official:
         _require_official()

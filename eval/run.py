@@ -39,6 +39,7 @@ from selfpatch.eval.record import (
     write_record,
 )
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.files import raise_unless_writable
 
 DESCRIPTION = """\
 {what}
@@ -147,8 +148,9 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
         show(record, known)
         return known
 
-    _raise_unless_writable(args.records)
     out = args.out or Path("work_dirs/eval") / f"{args.task}-{backbone.checkpoint_sha256[:12]}"
+    raise_unless_writable(args.records, "--records")
+    raise_unless_writable(out, "--out")
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     result: Evaluation = task.evaluate(backbone, args, out)
     seconds = time.perf_counter() - clock + result.earlier_seconds
@@ -176,13 +178,6 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
     path = write_record(args.records, record, result.units)
     show(read_record(path), path)
     return path
-
-
-def _raise_unless_writable(folder: Path) -> None:
-    """Say before the work that its result could not be stored; make nothing yet."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UserError(f"--records {folder} cannot be written; choose another folder")
 
 
 def _provenance(backbone: LoadedBackbone) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from types import ModuleType
 from selfpatch.eval.grid import Cell, Grid, read_grid
 from selfpatch.eval.record import file_name, read_record
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.files import raise_unless_writable, write_text
 
 PRETRAIN = (sys.executable, "-m", "selfpatch.pretrain.train")
 EVALUATE = (sys.executable, "-m", "selfpatch.eval.run")
@@ -316,6 +316,7 @@ def main(argv: Sequence[str]) -> int:
     args: argparse.Namespace = parser.parse_args(argv)
 
     grid = read_grid(args.grid)
+    raise_unless_writable(args.out, "--out")
     place = Place(args.out, file_name(grid.name))
     if args.dry_run:
         for cell in grid.cells:

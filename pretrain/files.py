@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from selfpatch.pretrain.cli import UserError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -26,6 +28,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def raise_unless_writable(folder: str | Path, option: str) -> None:
+    """Say before the work that its result could not be stored in ``folder``, of the command's ``option``; make nothing.
+
+    Raises:
+        UserError: it, or the nearest folder above it that exists, is no folder or cannot be written.
+    """
+    folder = Path(folder)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "" if nearest.is_dir() else f": {nearest} is a file"
+        raise UserError(f"{option} {folder} cannot be written{why}; choose another folder")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.reports.plots import png_bytes, save
 
 DESCRIPTION = """Draw the masks that several methods propagated, beside the frames and the truth.
@@ -40,7 +41,7 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
         resolution: the folder below ``JPEGImages`` and ``Annotations``.
 
     Raises:
-        UserError: a frame or a mask is missing.
+        UserError: a frame or a mask is missing, cannot be read or has another size.
     """
     names = sorted(path.stem for path in (davis / "Annotations" / resolution / sequence).glob("*.png"))
     if not names:
@@ -48,30 +49,44 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
     rows = [names[round(share * (len(names) - 1))] for share in SHOWN]
     columns = ["frame", "ground truth", *methods]
     folders = [davis / "Annotations" / resolution, *methods.values()]
-    first = read(davis / "JPEGImages" / resolution / sequence / f"{rows[0]}.jpg", "RGB")
+    first = read_frame(davis / "JPEGImages" / resolution / sequence, rows[0])
     width = 2.4
     height = width * first.shape[0] / first.shape[1]
     figure = Figure(figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.55), layout="constrained", dpi=110)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, name in enumerate(rows):
-        frame = read(davis / "JPEGImages" / resolution / sequence / f"{name}.jpg", "RGB")
-        pictures = [frame, *(overlay(frame, read(folder / sequence / f"{name}.png")) for folder in folders)]
+        frame = read_frame(davis / "JPEGImages" / resolution / sequence, name)
+        pictures = [frame]
+        for path in (folder / sequence / f"{name}.png" for folder in folders):
+            mask = read(path)
+            if mask.shape != frame.shape[:2]:
+                raise UserError(f"{path} is no mask of its frame: shape {mask.shape}, frame {frame.shape[:2]}")
+            pictures.append(overlay(frame, mask))
         for axis, picture, title in zip(axes[row], pictures, columns):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
             if row == 0:
-                axis.set_title(title, fontsize=9)
+                axis.set_title(title, fontsize=9, parse_math=False)
         axes[row, 0].set_ylabel(f"frame {int(name)}" if name.isdigit() else name, fontsize=8)
-    figure.suptitle(sequence, fontsize=10)
+    figure.suptitle(sequence, fontsize=10, parse_math=False)
     return figure
 
 
+def read_frame(folder: Path, stem: str) -> np.ndarray:
+    """The frame ``stem`` of a sequence (H, W, 3), of any format that the evaluation reads."""
+    paths = [path for suffix in (".jpg", ".jpeg", ".png") if (path := folder / f"{stem}{suffix}").is_file()]
+    return read(paths[0] if paths else folder / f"{stem}.jpg", "RGB")
+
+
 def read(path: Path, mode: str | None = None) -> np.ndarray:
-    """An image file as an array; a palette mask as its indices."""
+    """An image file as an array; a palette mask as its indices; raises UserError where that cannot be."""
     if not path.is_file():
         raise UserError(f"missing for the picture: {path}")
-    with Image.open(path) as image:
-        return np.asarray(image.convert(mode) if mode else image)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: write it again ({error})") from error
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,8 +99,15 @@ def main(argv: Sequence[str]) -> None:
     wrong = [word for word in args.methods if "=" not in word]
     if wrong:
         raise UserError(f"{wrong[0]}: write NAME=FOLDER, e.g. DINO=work_dirs/eval/davis-0123456789ab/masks")
+    raise_unless_writable(args.out, "--out")
     methods = {name: Path(folder) for name, folder in (word.split("=", 1) for word in args.methods)}
-    sequences = sorted(path.name for path in next(iter(methods.values())).iterdir() if path.is_dir())
+    for name, folder in methods.items():
+        if not folder.is_dir():
+            raise UserError(f"{name}={folder}: no such folder; give one that holds masks/<sequence>/*.png")
+    first = next(iter(methods.values()))
+    sequences = sorted(path.name for path in first.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not sequences:
+        raise UserError(f"{first} holds no folder of masks: expected <sequence>/*.png in it")
     for sequence in sequences:
         save(png_bytes(sequence_picture(args.davis, sequence, methods)), args.out / f"{sequence}.png")
     print(f"{len(sequences)} pictures of masks: {args.out}/<sequence>.png")

@@ -21,7 +21,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.reports import ablation, plots
 from selfpatch.reports.compare import Difference, add_arguments, compare, sequence_scores
 from selfpatch.reports.compare import Progress as Callback
@@ -115,6 +115,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resamples is not None and args.resamples < 1:
         raise UserError(f"--resamples must be at least 1, not {args.resamples}")
+    raise_unless_writable(args.out, "--out")
     if args.baseline.lower() == "none":
         args.baseline = None
     return args

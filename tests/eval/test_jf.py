@@ -280,6 +280,13 @@ def score(tree, *options, truth="davis"):
     return json.loads((tree / "out" / "scores.json").read_text())
 
 
+def test_an_out_that_is_a_file_is_refused_before_the_work(tree, monkeypatch):
+    (tree / "out").touch()
+    monkeypatch.setattr(jf, "score_folder", lambda *_: pytest.fail("it began"))
+    with pytest.raises(UserError, match=r"--out .*out is a file"):
+        jf.main([str(tree), str(tree / "masks"), "--out", str(tree / "out")])
+
+
 def test_command_writes_scores_and_prints_the_global_figures(tree, capsys):
     content = score(tree)
     assert list(content) == ["sequences", "global"]

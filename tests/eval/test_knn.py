@@ -260,6 +260,14 @@ def test_bad_options_cost_one_line_before_anything_is_computed(evaluate, tmp_pat
     assert not (tmp_path / "work_dirs").exists()
 
 
+@pytest.mark.parametrize("option", ["--out", "--features", "--records"])
+def test_a_file_where_a_folder_is_wanted_costs_one_line_before_the_work(evaluate, tmp_path, monkeypatch, option):
+    monkeypatch.setattr(features, "_extract", lambda *_: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{option} .*file is a file; choose another folder"):
+        evaluate("knn", "--k", "3", option, str(tmp_path / "file" / "below"))
+
+
 @pytest.mark.parametrize("task", ["knn", "linear"])
 @pytest.mark.parametrize("content", [b"no image", None])
 def test_an_unreadable_image_is_named_before_anything_is_computed(evaluate, textures, tmp_path, task, content):

@@ -214,6 +214,13 @@ def test_a_wrong_grid_costs_one_line_and_nothing_is_run(grid, stubs, changes, wo
     assert not Path("work_dirs").exists()
 
 
+def test_an_out_that_is_a_file_costs_one_line(grid, stubs, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*file is a file"):
+        sweep.main([str(grid()), "--out", str(tmp_path / "file")])
+    assert calls_of(stubs) == []
+
+
 @pytest.mark.parametrize("content", ["a: [", "just words", None])
 def test_a_file_that_is_no_grid_costs_one_line(tmp_path, content):
     path = tmp_path / "grid.yaml"

@@ -48,6 +48,29 @@ def test_a_missing_mask_is_named(davis, tmp_path):
         main([f"DINO={davis / 'one'}", "--davis", str(davis), "--out", str(tmp_path / "out")])
 
 
+def test_a_folder_of_masks_that_is_not_there_is_named(davis, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, words in (("nowhere", "no such folder"), ("empty", "holds no folder of masks")):
+        with pytest.raises(UserError, match=f"{folder}.*{words}"):
+            main([f"DINO={tmp_path / folder}", "--davis", str(davis), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["text", "other size"])
+def test_a_mask_that_does_not_fit_is_named(davis, tmp_path, fault):
+    path = davis / "one" / "ball" / "00004.png"
+    path.write_text("no image") if fault == "text" else Image.new("L", (9, 9)).save(path)
+    with pytest.raises(UserError, match=r"one/ball/00004\.png") as raised:
+        main([f"DINO={davis / 'one'}", "--davis", str(davis), "--out", str(tmp_path / "out")])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_out_that_is_a_file_is_refused_first(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match=r"--out .* is a file"):
+        main(["DINO=nowhere", "--out", str(tmp_path / "out")])
+
+
 def test_a_method_without_a_folder_is_told_how_to_write_it():
     with pytest.raises(UserError, match="NAME=FOLDER"):
         main(["DINO"])

@@ -226,6 +226,13 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(recor
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_out_that_cannot_be_written_is_refused_first(tmp_path, out):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*file is a file"):
+        run(tmp_path / "none", tmp_path / out)
+
+
 def test_a_mistake_exits_with_status_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "selfpatch.reports.report", "--records", str(tmp_path / "none")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
