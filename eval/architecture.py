@@ -20,7 +20,7 @@ from selfpatch.eval.layout import Backbone, has_cls_row, has_layer_scale
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
 
-VIT_NAMES = {(192, 12): "ti", (384, 12): "s", (768, 12): "b", (1024, 24): "l", (1280, 32): "h", (1536, 40): "g"}
+VIT_NAMES = {(192, 12): "ti", (384, 12): "s", (768, 12): "b", (1024, 24): "l", (1280, 32): "h"}
 SWIN_NAMES = {(96, (2, 2, 6, 2)): "t", (96, (2, 2, 18, 2)): "s", (128, (2, 2, 18, 2)): "b", (192, (2, 2, 18, 2)): "l"}
 NORM = re.compile(r"norm[12]\.(weight|bias)$")
 EMPTY = torch.empty(0)
@@ -62,13 +62,15 @@ def vit_options(found: Backbone) -> dict[str, Any]:
     patch = kernel[-1] if len(kernel) == 4 and kernel[-1] == kernel[-2] else 16
     registers = state.get("register_tokens", EMPTY).shape
     # [CLS] shows in its own tensor or in its row; registers without [CLS] are not supported, so they show it too
-    cls_token = fixed.get("cls_token", has_cls_row("pos_embed", state) or len(registers) == 3)
+    shown = "cls_token" in state or has_cls_row(state.get("pos_embed")) or len(registers) == 3
+    stated = found.meta.get("arch", {})
+    cls_token = bool(fixed.get("cls_token", stated.get("cls_token", shown)))
     rows = state.get("pos_embed", EMPTY).numel() // dim - int(cls_token)
     return {
         "embed_dim": dim,
         "depth": depth_of(state, "blocks."),
         "patch_size": patch,
-        "img_size": math.isqrt(max(rows, 1)) * patch,
+        "img_size": max(round(math.sqrt(max(rows, 1))), 1) * patch,  # a row too many or too few changes nothing
         "cls_token": cls_token,
         "final_norm": fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state),
         "layer_scale": 1.0 if fixed.get("layer_scale", has_layer_scale(state)) else None,

@@ -32,6 +32,7 @@ class LoadedBackbone:
     state: dict[str, Tensor] = field(repr=False)  # the backbone's tensors under our names, float32
     arch: dict[str, Any]  # the model's arch, and its short name
     method: str  # display name, such as "DINO+SelfPatch"
+    method_told: bool  # whether the file says so; else it is a neutral word, such as "ViT"
     family: str  # which layout was recognised
     which: str  # which network of the file
     heads_from: str  # "metadata", "arch table", "--heads", or "its tensors" (Swin)
@@ -45,14 +46,22 @@ class LoadedBackbone:
     train_data: str | None = None
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
 
-    def check(self, model: nn.Module, without: Sequence[str] = ()) -> None:
+    def report(self, method: str | None = None) -> str:
+        """What a command prints of a loaded checkpoint: the certificate, and a hint where nobody named its method.
+
+        Args:
+            method: the user's name for it.
+        """
+        hint = f"note: the file does not tell what trained it, so it is called {self.method}: name it with --method"
+        return "\n".join([*self.certificate, *([] if method or self.method_told else [hint])])
+
+    def check(self, model: nn.Module) -> None:
         """Raise unless ``model``, or the one backbone inside it, holds these very weights and computes these features.
 
         Frameworks initialise weights again after a load: call this in the model that trains, as late as possible.
 
         Args:
             model: a backbone like :attr:`model`, or a module that contains just one.
-            without: prefixes of tensors that the target has no use for, such as ``norm.``
 
         Raises:
             UserError: names the tensors that differ.
@@ -60,7 +69,7 @@ class LoadedBackbone:
         inside = [module for module in model.modules() if isinstance(module, type(self.model))]
         if len(inside) != 1:
             raise UserError(f"certificate of {self.checkpoint}: {len(inside)} backbones in the model instead of one")
-        expected = {name: t for name, t in self.state.items() if not name.startswith(tuple(without))}
+        expected = self.state
         found = {name: t.detach().cpu().float() for name, t in inside[0].state_dict().items()}
         wrong = sorted(
             expected.keys() ^ found.keys()
@@ -126,6 +135,7 @@ def load_backbone(
         state=found.state,
         arch=arch,
         method=str(found.meta.get("method", found.family.method)),
+        method_told="method" in found.meta or found.family.tells_method,
         family=found.family.name,
         which=found.which,
         heads_from=heads_from,
@@ -155,8 +165,11 @@ def _raise_unless_covered(path: Path, found: Backbone, model: nn.Module) -> None
     """Every tensor of the model in the file, of the model's shape, and nothing else."""
     expected, state, names = model.state_dict(), found.state, found.names
     shapes = {name: (_shape(state[name]), _shape(expected[name])) for name in state.keys() & expected.keys()}
+    lacking = [found.prefix + name for name in expected if name not in state]
+    if "cls_token" in expected and "cls_token" not in state and "pos_embed" in state:
+        lacking[lacking.index(f"{found.prefix}cls_token")] += f" (or {names['pos_embed']} has a row too many)"
     complaints = {
-        "lacks": [found.prefix + name for name in expected if name not in state],
+        "lacks": lacking,
         "cannot explain": [names[name] for name in state if name not in expected],
         "has of the wrong shape": [f"{names[n]} ({own}, not {due})" for n, (own, due) in shapes.items() if own != due],
     }
@@ -205,10 +218,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
     parser.add_argument("out", type=Path, help="the file to write; .safetensors chooses that format")
     parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
+    parser.add_argument(
+        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
+    )
     add_checkpoint_options(parser)
     args = parser.parse_args(argv)
     loaded = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
-    print("\n".join(loaded.certificate), flush=True)
+    print(loaded.report(args.method), flush=True)
+    loaded.method = args.method or loaded.method
     print("\n".join(export(loaded, args.to, args.out)))
     print(f"written: {args.out}")
 

@@ -130,7 +130,7 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
     """
     task.check(args)
     backbone = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
-    print("\n".join(backbone.certificate), flush=True)
+    print(backbone.report(args.method), flush=True)
     protocol, dataset = _protocol(task.protocol_of(args, backbone)), _dataset(task.fingerprint(args))
 
     known = find_record(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file as save_safetensors
 
 from selfpatch.eval import convert
+from selfpatch.eval.certificate import weights_sha256
 from selfpatch.eval.convert import load_backbone
 from selfpatch.eval.families import FAMILIES
 from selfpatch.pretrain.cli import UserError
@@ -29,11 +30,30 @@ def model_of(swin=False, **options):
     return VisionTransformer(embed_dim=DIM, depth=DEPTH, heads=HEADS, patch_size=8, img_size=32, **options)
 
 
-def network(seed=0, **options):
+def network(seed=0, positions=None, **options):
     """Random tensors of a small ViT or Swin: every one non-trivial, so that none can be mistaken for a fresh one."""
     model = model_of(**options)
     generator = torch.Generator().manual_seed(seed)
-    return {name: 0.3 * torch.randn(t.shape, generator=generator) for name, t in model.state_dict().items()}
+    state = {name: 0.3 * torch.randn(t.shape, generator=generator) for name, t in model.state_dict().items()}
+    return state | ({} if positions is None else {"pos_embed": fixed_positions(4, across_first=positions == "MAE")})
+
+
+def fixed_positions(side, across_first):
+    """MAE's table of sines and cosines, or MoCo v3's, whose two halves are the other way round; (1, 1 + side², DIM)."""
+    quarter = DIM // 4
+    table = np.zeros((1 + side * side, DIM))
+    for row in range(side):
+        for column in range(side):
+            place = (column, row) if across_first else (row, column)
+            angles = [p / 10000 ** (k / quarter) for p in place for k in range(quarter)]
+            waves = (
+                np.sin(angles[:quarter]),
+                np.cos(angles[:quarter]),
+                np.sin(angles[quarter:]),
+                np.cos(angles[quarter:]),
+            )
+            table[1 + row * side + column] = np.concatenate(waves)
+    return torch.from_numpy(table).float()[None]
 
 
 def under(prefix, state):
@@ -208,6 +228,10 @@ def ours_moby(own, other):
     return ours(own, other, method="MoBY", networks=("student", "teacher"))
 
 
+def masked(own, other):
+    return wrapped("state_dict", masked_embed=torch.zeros(1, DIM))(own, other)
+
+
 NO_CLS = {"cls_token": False, "final_norm": False}
 V2 = {"layer_scale": 1.0}
 SWIN = {"swin": True}
@@ -219,10 +243,12 @@ LAYOUTS = {  # layout: (the family it must be recognised as, its ViT's options, 
     "DINO": ("dino", {}, dino_full),
     "DINO, backbone": ("dino-backbone", {}, lambda own, other: flat(own)),
     "iBOT": ("ibot", {}, ibot_full),
-    "iBOT, backbone": ("ibot-backbone", {}, wrapped("state_dict")),
+    "iBOT, backbone": ("ibot-backbone", {}, masked),
+    "ViT": ("vit-plain", {}, wrapped("state_dict")),
     "MoBY, DeiT": ("moby", {}, moby),
     "MoBY, Swin": ("moby", SWIN, lambda own, other: moby(own, other, swin_buffers())),
     "Swin": ("swin", SWIN, wrapped("model", **swin_buffers(), **classifier(width=64))),
+    "Swin, anyone's": ("swin-plain", SWIN, lambda own, other: flat(own)),
     "Swin, timm": ("swin-timm", SWIN, lambda own, other: swin_timm(own)),
     "ours, Swin": (
         "ours",
@@ -230,11 +256,12 @@ LAYOUTS = {  # layout: (the family it must be recognised as, its ViT's options, 
         lambda own, other: ours(own, other, swin=True, final_norm=False),
     ),
     "MoCo v3": ("mocov3", {}, mocov3_full),
-    "MoCo v3, linear": ("mocov3-linear", {}, mocov3_linear),
+    "MoCo v3, linear": ("mocov3-backbone", {}, mocov3_linear),
+    "MoCo v3, backbone": ("mocov3-backbone", {"positions": "MoCo v3"}, wrapped("model")),
     "MAE": ("mae", {}, mae_full),
-    "MAE, encoder": ("mae-encoder", {}, wrapped("model")),
-    "MAE, fine-tuned": (
-        "mae-finetuned",
+    "MAE, encoder": ("mae-encoder", {"positions": "MAE"}, wrapped("model")),
+    "MAE, fine-tuned": (  # its positions have been trained: nothing tells it from others
+        "vit-timm",
         {"final_norm": False},
         wrapped("model", **{"fc_norm.weight": torch.randn(DIM), "fc_norm.bias": torch.randn(DIM)}, **classifier()),
     ),
@@ -287,7 +314,7 @@ def heads_of(layout):
 
 def test_every_family_has_a_layout_here():
     covered = {family for family, _, _ in LAYOUTS.values()}
-    assert covered == {family.name for family in FAMILIES} - {"pyramid"}  # test_export.py covers that one
+    assert covered == {family.name for family in FAMILIES} - {"pyramid", "swin-mmdet"}  # test_export.py covers those
 
 
 @each_layout
@@ -326,8 +353,21 @@ def backbone_names(layout):
     return sorted(name for name, t in entry.items() if name in tables or any(t is kept for kept in own.values()))
 
 
+CHANGES = {  # name: what becomes of a tensor; None: it is removed
+    "removed": lambda t: None,
+    "twice as wide": lambda t: torch.cat([t, t], dim=-1),
+    "a column less": lambda t: t[..., :-1].contiguous(),
+    "a first row less": lambda t: t[1:],
+    "a row less": lambda t: t[:, :-1] if t.ndim > 1 else t[:-1],
+    "a row more": lambda t: torch.cat([t, t[:, :1]], dim=1) if t.ndim > 1 else torch.cat([t, t[:1]]),
+    "flat": lambda t: t.flatten() if t.ndim > 1 else t[None],
+    "empty": lambda t: t.new_empty(0),
+    "a number": lambda t: t.new_zeros(()),
+}
+
+
 @each_layout
-@pytest.mark.parametrize("change", ["removed", "reshaped"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_any_tensor_removed_or_reshaped_fails_with_its_name(layout, change, monkeypatch):
     """The file is not written each time: what is in it is what is in question, hundreds of times."""
     names = backbone_names(layout)
@@ -335,12 +375,15 @@ def test_any_tensor_removed_or_reshaped_fails_with_its_name(layout, change, monk
     for name in names:
         content, path, _, _ = content_of(layout)
         entry = network_in(content, path)
-        if change == "removed":
-            if name.endswith(("register_tokens", "reg_token")):
-                continue  # without them it is a whole ViT without registers, such as DINOv2's first ones
+        changed = CHANGES[change](entry[name])
+        if name.endswith("register_tokens") and change == "removed":
+            continue  # without them it is a whole ViT without registers, such as DINOv2's first ones
+        if name.endswith(("register_tokens", "reg_token")) and change in ("a row less", "a row more"):
+            continue  # any number of them is a whole ViT
+        if changed is None:
             del entry[name]
         else:
-            entry[name] = torch.cat([entry[name], entry[name]], dim=-1)
+            entry[name] = changed
         monkeypatch.setattr(convert, "load_file", lambda *_, content=content, **__: content)
         with pytest.raises(UserError) as error:
             load_backbone("unwritten.pth", **heads_of(layout))
@@ -374,16 +417,112 @@ def test_selfpatch_with_a_part_of_dino_is_refused(layout, extra, tmp_path):
         load(tmp_path, content, heads=HEADS)
 
 
-@pytest.mark.parametrize("family", ["dino", "selfpatch"])
+WRAPPINGS = {  # name: (what is done to a file's dictionary of tensors, which network it then is)
+    "model": (lambda names: {"model": names}, "backbone"),
+    "state_dict": (lambda names: {"epoch": 3, "state_dict": names}, "backbone"),
+    "state_dict, module.": (lambda names: {"state_dict": under("module.", names)}, "backbone"),
+    "backbone.": (lambda names: under("backbone.", names), "backbone"),
+    "model, encoder.": (lambda names: {"model": under("encoder.", names)}, "backbone"),
+    "teacher": (lambda names: {"teacher": names}, "teacher"),
+    "teacher, module.backbone.": (lambda names: {"teacher": under("module.backbone.", names)}, "teacher"),
+    "student": (lambda names: {"student": names}, "student"),
+    "student, module.backbone.": (lambda names: {"student": under("module.backbone.", names)}, "student"),
+    "teacher with a head": (lambda names: {"teacher": under("backbone.", names) | head("head.")}, "teacher"),
+    "state_dict, student.backbone.": (lambda names: {"state_dict": under("student.backbone.", names)}, "student"),
+}
+CLAIMED = {"dino-backbone": "ViT", "deit": "ViT", "swin": "Swin"}  # family: what its network is called in other files
+SINGLE = [
+    layout
+    for layout, (family, _, _) in LAYOUTS.items()
+    if family not in ("ours", "selfpatch", "ibot", "dino", "dinov2", "moby", "mocov3") and layout != "MoCo v3, linear"
+]
+
+
+@pytest.mark.parametrize("layout", SINGLE)
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_every_wrapping_of_every_network_is_undone(layout, wrapping, tmp_path):
+    """The weights are the same, and nothing is called by a method that its tensors do not show."""
+    content, path, _, _ = content_of(layout)
+    wrap, which = WRAPPINGS[wrapping]
+    plain = load(tmp_path, content, **heads_of(layout))
+    loaded = load(tmp_path, wrap(network_in(content, path)), **heads_of(layout))
+    assert loaded.weights_sha256 == plain.weights_sha256
+    if wrapping == "model" and layout in ("DeiT", "Swin", "timm"):
+        claimed = {"Swin": "Swin (supervised)"}.get(layout, "DeiT (supervised)")  # nothing else is published like this
+    else:
+        claimed = CLAIMED.get(plain.family, plain.method)
+    assert loaded.method == claimed
+    assert loaded.method_told == (claimed not in ("ViT", "Swin"))
+    assert loaded.which == which or (which == "backbone" and loaded.which == plain.which == "teacher")
+
+
+FULL = [name for name in LAYOUTS if name not in (*SINGLE, "MoCo v3, linear") and not name.startswith("ours")]
+
+
+@pytest.mark.parametrize("layout", FULL)
+@pytest.mark.parametrize("wrapper", ["model", "state_dict"])
+def test_a_whole_training_checkpoint_may_be_wrapped_too(layout, wrapper, tmp_path):
+    content, path, _, _ = content_of(layout)
+    plain = load(tmp_path, content, **heads_of(layout))
+    inner = network_in(content, path) if path in (("model",), ("state_dict",)) else content
+    loaded = load(tmp_path, {wrapper: inner}, **heads_of(layout))
+    assert (loaded.family, loaded.method) == (plain.family, plain.method)
+    assert loaded.weights_sha256 == plain.weights_sha256
+
+
+@pytest.mark.parametrize("which", [None, "teacher", "student"])
+@pytest.mark.parametrize("prefixes", [("", ""), ("backbone.", "module.backbone.")])
+@pytest.mark.parametrize("layout", ["SelfPatch, backbone", "DINO, backbone", "Swin, anyone's"])
+def test_two_networks_without_their_heads(layout, prefixes, which, tmp_path):
+    own, other = content_of(layout)[3], network(seed=2, **LAYOUTS[layout][1])
+    content = {"teacher": under(prefixes[0], own), "student": under(prefixes[1], other)}
+    loaded = load(tmp_path, content, which=which, **heads_of(layout))
+    assert loaded.which == (which or "teacher")
+    assert loaded.weights_sha256 == weights_sha256(other if which == "student" else own)
+    assert loaded.method == {"S": "DINO+SelfPatch", "D": "ViT"}[layout[0]] if "Swin" not in layout else "Swin"
+
+
 @pytest.mark.parametrize(
-    "wrap", [("teacher", "module.backbone."), ("teacher", ""), (None, "backbone."), (None, "module.")]
+    ("layout", "prefix"),
+    [("MoBY, DeiT", "encoder."), ("MoCo v3", "module.base_encoder."), ("DINO", "module.backbone.")],
 )
-def test_a_backbone_alone_under_a_training_scripts_names(family, wrap, tmp_path):
-    own = content_of("DINO, backbone" if family == "dino" else "SelfPatch, backbone")[3]
-    entry, prefix = wrap
-    names = under(prefix, own)
-    loaded = load(tmp_path, {entry: names} if entry else names, heads=HEADS)
-    assert (loaded.family, loaded.which) == (f"{family}-backbone", "teacher")
+def test_the_default_network_alone(layout, prefix, tmp_path):
+    """Without the other network and what else a method trains; MoBY's prefix is anyone's."""
+    content, path, _, _ = content_of(layout)
+    names = {name: t for name, t in network_in(content, path).items() if name.startswith(prefix)}
+    loaded = load(tmp_path, {"state_dict": names}, heads=HEADS)
+    assert loaded.weights_sha256 == load(tmp_path, content, heads=HEADS).weights_sha256
+    assert loaded.method == ("MoCo v3" if layout == "MoCo v3" else "ViT")
+
+
+def test_a_teacher_alone_is_nobodys_but_ibots_head_is_its_own(tmp_path):
+    own = content_of("iBOT")[3]
+    teacher = under("backbone.", own) | head("head.")
+    assert not load(tmp_path, {"teacher": teacher}, heads=HEADS).method_told
+    teacher |= {f"head.last_layer2.{name}": torch.randn(4, 4) for name in ("weight_g", "weight_v")}
+    assert load(tmp_path, {"teacher": teacher}, heads=HEADS).method == "iBOT"
+
+
+@pytest.mark.parametrize("family", ["dino", "ibot"])
+def test_a_swin_in_a_training_checkpoint_brings_its_buffers(family, tmp_path):
+    own = network(1, swin=True)
+    whole = {**own, **swin_buffers()}
+    loss = {f"{family}_loss": {"center": torch.zeros(1, 16)}}
+    more = {"masked_embed": torch.zeros(1, 8)} if family == "ibot" else {}
+    networks = {"student": under("module.backbone.", whole | more) | head("module.head.")}
+    loaded = load(tmp_path, {**networks, "teacher": under("backbone.", whole) | head("head."), **loss})
+    assert (loaded.family, loaded.weights_sha256) == (family, weights_sha256(own))
+
+
+@pytest.mark.parametrize("layout", ["DeiT", "Swin, anyone's", "timm"])
+@pytest.mark.parametrize("average", ["model_ema", "state_dict_ema"])
+def test_an_average_of_the_weights_is_left_out(layout, average, tmp_path):
+    content, path, _, own = content_of(layout)
+    names = network_in(content, path)
+    loaded = load(tmp_path, {"model": names, average: names, **bookkeeping()}, **heads_of(layout))
+    assert loaded.weights_sha256 == weights_sha256(own)
+    assert f"{average}.*" in loaded.certificate[0]
+    assert loaded.method == ("DeiT (supervised)" if (layout, average) == ("DeiT", "model_ema") else loaded.method)
 
 
 def test_a_swin_tells_its_own_heads(tmp_path):
@@ -444,14 +583,19 @@ class TestHeads:
             load(tmp_path, content_of("DINO, backbone")[0], heads=5)
 
     @pytest.mark.parametrize(
-        ("wrapper", "prefix", "heads"), [(None, "", 6), ("state_dict", "module.base_encoder.", 12)]
+        ("wrap", "heads"),
+        [
+            (lambda state: state, 6),
+            (lambda state: {"model": state}, 6),
+            (lambda state: {"state_dict": under("module.base_encoder.", state)}, 12),
+            (lambda state: {"epoch": 300, "arch": "vit_small", "state_dict": state}, 12),
+        ],
     )
-    def test_the_table_knows_that_moco_v3_has_twelve(self, wrapper, prefix, heads, tmp_path):
+    def test_the_table_knows_that_moco_v3_has_twelve(self, wrap, heads, tmp_path):
         with torch.device("meta"):
             shapes = VisionTransformer("small", img_size=32).state_dict()
         state = {name: torch.full(tensor.shape, 0.01) for name, tensor in shapes.items()}
-        names = under(prefix, state) | (under("module.momentum_encoder.", state) if wrapper else {})
-        loaded = load(tmp_path, {wrapper: names} if wrapper else names)
+        loaded = load(tmp_path, wrap(state))
         assert (loaded.arch["heads"], loaded.heads_from, loaded.arch["name"]) == (heads, "arch table", "vit-s16")
 
 
@@ -481,10 +625,18 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         load(tmp_path, content, heads=HEADS)
 
 
-def test_a_resnet_is_refused(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "module.encoder_q.", "module.base_encoder."])
+def test_a_resnet_is_refused(prefix, tmp_path):
     names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.1.conv2.weight", "fc.weight")
     with pytest.raises(UserError, match="ResNet, not a ViT or a Swin"):
-        load(tmp_path, {"state_dict": {name: torch.randn(4, 4) for name in names}})
+        load(tmp_path, {"state_dict": {prefix + name: torch.randn(4, 4) for name in names}})
+
+
+def test_dinov2s_largest_is_refused_for_its_blocks(tmp_path):
+    content = content_of("DINOv2")[0]
+    swapped = {name.replace(".fc1.", ".w12.").replace(".fc2.", ".w3."): t for name, t in content.items()}
+    with pytest.raises(UserError, match="SwiGLU"):
+        load(tmp_path, swapped, heads=HEADS)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.randn(3)], torch.randn(3), {"some.weight": torch.randn(3)}])
@@ -527,9 +679,8 @@ class TestCheckInTheModelThatTrains:
         with pytest.raises(UserError, match="3 heads"):
             loaded.check(model)
 
-    def test_parts_that_the_target_lacks_are_said(self, loaded, model):
+    def test_a_lacking_part_is_caught(self, loaded, model):
         model.norm = torch.nn.Identity()
-        loaded.check(model, without=("norm.",))
         with pytest.raises(UserError, match=r"norm\.weight"):
             loaded.check(model)
 

@@ -176,6 +176,18 @@ def test_the_users_name_for_the_method(checkpoint):
     assert read_record(run.run(Task(), arguments(checkpoint, method="iBOT")))["method"] == "iBOT"
 
 
+def test_a_method_that_the_file_does_not_tell_is_asked_for(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = VisionTransformer(embed_dim=24, depth=2, heads=3, img_size=32)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "anyone.pth")
+    options = {"heads": 3, "records": tmp_path / "records"}
+    assert read_record(run.run(Task(), arguments(tmp_path / "anyone.pth", **options)))["method"] == "ViT"
+    assert "called ViT: name it with --method" in capsys.readouterr().out
+    named = run.run(Task(), arguments(tmp_path / "anyone.pth", method="iBOT", force=True, **options))
+    assert read_record(named)["method"] == "iBOT"
+    assert "name it with" not in capsys.readouterr().out
+
+
 def test_tasks_are_found_by_name():
     found = set(run.tasks())
     assert {"davis", "coco", "ade20k"} <= found
