@@ -131,6 +131,13 @@ def build_method(config: Config) -> Method:
     return model
 
 
+def check_backend(backend: bool | str) -> None:
+    """Raise :class:`UserError` unless ``compile`` names a backend of torch.compile, or is True for the default one."""
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend is not True and backend not in known:
+        raise UserError(f"compile={backend!r} is no backend of torch.compile: choose True or one of {', '.join(known)}")
+
+
 def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> tuple[data.ImageFolder, dict]:
     """Everything that can be found wrong before a network is built.
 
@@ -146,6 +153,8 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
         UserError: as for :func:`train`.
     """
     check_work_dir(work_dir)
+    if config.compile:
+        check_backend(config.compile)
     newest = work_dir / "checkpoint.pth"
     if newest.exists() and not resume:
         epoch = read_meta(newest)["epoch"]
@@ -227,7 +236,8 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
     schedule = method.schedule_class(run["iterations"], run["batch"], **config.schedule)
     meta = {**checkpoint_meta(method, config), **run}
     if config.compile:
-        method.student["backbone"].compile()
+        options = {} if config.compile is True else {"backend": config.compile}
+        method.student["backbone"].compile(**options)  # in place: the names in checkpoints stay as they are
 
     adamw = {"betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
     runner = SafeRunner(
@@ -260,7 +270,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         experiment_name=f"{work_dir.name}-{time.time_ns():x}",  # two runs of one second would share a logger
-        cfg=config,
+        cfg=Config({key: value for key, value in config.items() if key != "compile"}),  # the Runner would compile, too
         launcher=launcher,
         env_cfg=ENVIRONMENT,
     )

@@ -61,7 +61,7 @@ optimizer = dict(
     clip_per_parameter=True,  # False: all gradients by their common norm
 )
 precision = "fp32"  # or "bf16": autocast of the forward pass, on CPU and GPU
-compile = False  # torch.compile of the student's backbone
+compile = False  # True, or the name of a backend: torch.compile of the student's backbone
 seed = 0
 checkpoint = dict(interval=1, keep=1)  # epochs between checkpoints; how many epoch_<n>.pth stay
 log_interval = 50  # iterations

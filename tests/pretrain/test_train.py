@@ -11,7 +11,7 @@ import torch
 
 from selfpatch.pretrain.checkpoint import load_file
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.train import CONFIGS, load_config, main
+from selfpatch.pretrain.train import CONFIGS, check_run, load_config, main
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,6 +84,21 @@ def test_two_processes_train_like_one(photos, command, run, undisturbed, tmp_pat
     expected, found = (load_file(folder / "checkpoint.pth") for folder in (undisturbed, tmp_path / "run"))
     for name in ("cls_centre", "patch_centre", "student.backbone.blocks.0.mlp.fc1.weight"):
         torch.testing.assert_close(found["state_dict"][name], expected["state_dict"][name], rtol=1e-2, atol=1e-4)
+
+
+def test_a_compiled_backbone_trains_like_a_plain_one(photos, command, run, undisturbed, tmp_path):
+    done = run(command(photos, tmp_path / "run", "compile=eager"))
+    assert done.returncode == 0, done.stderr
+    expected, found = (load_file(folder / "checkpoint.pth")["state_dict"] for folder in (undisturbed, tmp_path / "run"))
+    assert found.keys() == expected.keys()  # no _orig_mod in them
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_an_unknown_compiler_is_named(photos, tiny, tmp_path):
+    config = load_config("dino_toy", {**tiny, "compile": "gcc", "data.root": str(photos)})
+    with pytest.raises(UserError, match="compile='gcc' is no backend of torch.compile: choose True or one of .*eager"):
+        check_run(config, tmp_path, False, 1)
 
 
 def test_bf16_trains_close_to_fp32(photos, command, run, undisturbed, tmp_path):
