@@ -1,7 +1,8 @@
 """A grid of settings, pretrained and evaluated cell by cell: ``tools/sweep.sh GRID.yaml``.
 
-Every run is a process of its own. What is finished is on disk, so that the same command, after a kill at any moment,
-goes on where it was: finished cells are left alone, a half-trained one resumes.
+Every run is a process of its own, by the commands that a user types. They know what is done: a training resumes or
+finds nothing left to do, an evaluation shows its record if network, protocol and data are still the same. So the same
+command, after a kill at any moment, goes on where it was, and nothing is taken for done because a file is there.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from selfpatch.pretrain.files import raise_unless_writable, write_text
 
 PRETRAIN = (sys.executable, "-m", "selfpatch.pretrain.train")
 EVALUATE = (sys.executable, "-m", "selfpatch.eval.run")
+REPORT = (sys.executable, "-m", "selfpatch.reports.report")
 LINE_EVERY = 60.0  # seconds between looks into the log of the process that runs
 POLL_SLURM = 20.0  # seconds between looks at the jobs
 DESCRIPTION = """\
-Pretrain and evaluate a grid of settings, one cell after another, and write sweep.json for the ablation tables.
+Pretrain and evaluate a grid of settings, one cell after another, and write its ablation tables and curves.
 
   tools/sweep.sh configs/sweeps/toy.yaml
   tools/sweep.sh configs/sweeps/paper_k.yaml --launcher slurm
@@ -46,7 +48,8 @@ A grid is a YAML file:
   gpus: 4                              processes of each pretraining
   slurm: {timeout_min: 1440, slurm_partition: gpu, gpus_per_node: 4}   for --launcher slurm
 
-Interrupted or killed, the same command goes on; failed cells are tried again. Exit status 1: a cell failed."""
+Interrupted or killed, the same command goes on; failed cells are tried again. The report is of all cells that are done,
+in report/ of the grid's folder. Exit status 1: a cell failed."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class CellError(Exception):
 
 
 def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> dict:
-    """Pretrain and evaluate one cell, or find that it is done; returns (and writes) its state.
+    """Pretrain and evaluate one cell, as far as it is not done; returns (and writes) its state.
 
     Args:
         place: of the sweep.
@@ -90,10 +93,7 @@ def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> di
         say: is given lines of progress.
     """
     with held(place.cell_file(cell).with_suffix(".lock"), say) as lock:
-        known = state_of(place, cell)
-        if known["status"] == "done":
-            return known
-        began, records, errors = time.perf_counter(), [], []
+        records, errors = [], []
         place.log(cell).parent.mkdir(parents=True, exist_ok=True)
         try:
             checkpoint = pretrain(place, cell, lock, say)
@@ -111,7 +111,6 @@ def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> di
             "status": "failed" if errors else "done",
             "error": "; ".join(errors) or None,
             "records": records,
-            "seconds": round(time.perf_counter() - began, 1),
         }
         write_text(place.cell_file(cell), json.dumps(state, indent=1) + "\n")
         return state
@@ -130,24 +129,19 @@ def state_of(place: Place, cell: Cell) -> dict:
 
 
 def pretrain(place: Place, cell: Cell, lock: int, say: Callable[[str], None]) -> Path:
-    """Train a cell's network, or find it trained, and return its checkpoint.
+    """Train a cell's network, as far as it is not trained, and return its checkpoint.
 
     Raises:
-        CellError: the training failed.
+        CellError: the training failed, or what is there was trained on other images.
     """
     work_dir = place.pretrained(cell)
-    checkpoint, finished = work_dir / "checkpoint.pth", work_dir / "finished.json"
+    checkpoint = work_dir / "checkpoint.pth"
     with held(work_dir.with_suffix(".lock"), say) as shared:
-        if finished.is_file() and checkpoint.is_file():
-            say(f"pretrained already: {checkpoint}")
-            return checkpoint
         say(f"pretraining{' goes on' if checkpoint.is_file() else ''}; log: {place.log(cell)}")
         words = [*PRETRAIN, *cell.pretrain_argv, "--work-dir", str(work_dir), "--resume"]
-        began = time.perf_counter()
         output = run_logged(words, place.log(cell), (lock, shared), say)
         if not checkpoint.is_file():
             raise CellError(f"no {checkpoint} although the training ended well: {last_words(output)}")
-        write_text(finished, json.dumps({"seconds": round(time.perf_counter() - began, 1), "command": words}) + "\n")
     return checkpoint
 
 
@@ -239,15 +233,12 @@ def write_sweep(place: Place, grid: Grid) -> dict[str, dict]:
 
 
 def run_here(place: Place, grid: Grid) -> dict[str, dict]:
-    """Run all cells that are not done, one after another; returns the states."""
+    """Run all cells, one after another; returns the states."""
     states = write_sweep(place, grid)
     for number, cell in enumerate(grid.cells, 1):
-        head = f"[{number}/{len(grid.cells)}] {cell.name}: "
-        if states[cell.name]["status"] == "done":
-            print(f"{head}done already", flush=True)
-            continue
+        head, began = f"[{number}/{len(grid.cells)}] {cell.name}: ", time.perf_counter()
         state = run_cell(place, cell, lambda line, head=head: print(head + line, flush=True))
-        print(f"{head}{state['status']} after {state.get('seconds', 0):.0f} s", flush=True)
+        print(f"{head}{state['status']} after {time.perf_counter() - began:.0f} s", flush=True)
         states = write_sweep(place, grid)
     return states
 
@@ -277,14 +268,13 @@ def import_submitit() -> ModuleType:
 
 
 def run_jobs(place: Place, grid: Grid, executor: object, poll: float = POLL_SLURM) -> dict[str, dict]:
-    """Run all cells that are not done as jobs, side by side, and wait for them; returns the states.
+    """Run all cells as jobs, side by side, and wait for them; returns the states.
 
-    A job that an earlier, killed call submitted still runs: its cell's lock makes the new job wait and then find the
-    cell done.
+    A job that an earlier, killed call submitted still runs: its cell's lock makes the new job wait and then find all
+    done.
     """
     states = write_sweep(place, grid)
-    todo = [cell for cell in grid.cells if states[cell.name]["status"] != "done"]
-    jobs = {cell.name: executor.submit(run_cell, place, cell) for cell in todo}
+    jobs = {cell.name: executor.submit(run_cell, place, cell) for cell in grid.cells}
     for name, job in jobs.items():
         print(f"{name}: job {job.job_id}", flush=True)
     lost: dict[str, str] = {}
@@ -299,7 +289,7 @@ def run_jobs(place: Place, grid: Grid, executor: object, poll: float = POLL_SLUR
                 lost[name] = f"job {job.job_id}: {last_words(str(error))}"
             states = write_sweep(place, grid)
             print(f"{name}: {'failed' if name in lost else states[name]['status']}, {len(waiting)} to go", flush=True)
-    for cell in todo:
+    for cell in grid.cells:
         if cell.name in lost:
             state = {"identity": cell.identity, "status": "failed", "error": lost[cell.name], "records": []}
             write_text(place.cell_file(cell), json.dumps(state, indent=1) + "\n")
@@ -328,9 +318,14 @@ def main(argv: Sequence[str]) -> int:
     print(f"{len(states)} cells: {len(states) - len(failed)} done, {len(failed)} failed")
     for name, error in failed.items():
         print(f"failed: {name}: {error}")
-    if len(failed) < len(states):
-        print(f"next: tools/report.sh --records {place.folder / 'records'} --sweep {place.folder / 'sweep.json'}")
-    return 1 if failed else 0
+    reported = write_report(place) if any(state["records"] for state in states.values()) else 0
+    return 1 if failed else reported
+
+
+def write_report(place: Place) -> int:
+    """Write tables, curves and page of what is recorded, by the command of the reports; returns its exit status."""
+    sources = ["--records", str(place.folder / "records"), "--sweep", str(place.folder / "sweep.json")]
+    return subprocess.run([*REPORT, *sources, "--out", str(place.folder / "report")], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -45,9 +45,15 @@ def say(what):
     with open(log, "a") as file:
         file.write(json.dumps(what) + "\\n")
 
-if kind == "pretrain":
+if kind == "report":
+    out = Path(argv[argv.index("--out") + 1])
+    out.mkdir(exist_ok=True)
+    (out / "report.html").write_text(" ".join(argv))
+elif kind == "pretrain":
     work = Path(argv[argv.index("--work-dir") + 1])
     k = next(int(word.split("=")[1]) for word in argv if word.startswith("model.k="))
+    if (work / "checkpoint.pth").exists():
+        sys.exit(0)  # nothing left to do
     say(["pretrain", k, (work / "half").exists()])
     work.mkdir(parents=True, exist_ok=True)
     (work / "half").touch()
@@ -64,14 +70,22 @@ else:
     from selfpatch.eval.record import SCHEMA, write_record
     task, checkpoint = argv[:2]
     k = int(Path(checkpoint).read_text())
+    records = Path(argv[argv.index("--records") + 1])
+    of = " ".join(word for word in argv if word.startswith("--k="))
+    for path in sorted(records.glob(f"{task}-*.json")):
+        known = json.loads(path.read_text())
+        if (known["checkpoint_sha256"], known["split"]) == (f"{k:064}", of):
+            print(f"record: {path}")
+            sys.exit(0)
     say(["evaluate", k])
     if k == 2 and not os.environ.get("MENDED"):
         sys.exit("out of memory")
     empty = {str: "x", dict: {}, list: [], bool: True}
     record = {key: empty.get(kind, 1) for key, kind in SCHEMA.items()}
     record.update(task=task, protocol={"name": "stub", "parameters": {}}, metrics={"top-1": 50.0 + k}, seed=0)
-    record.update(config=None, units=None, checkpoint_sha256=f"{k:064}", pretrain_epochs=1, arch={"name": "vit"})
-    path = write_record(Path(argv[argv.index("--records") + 1]), record, {})
+    record.update(split=of, checkpoint_sha256=f"{k:064}", pretrain_epochs=1, arch={"name": "vit"})
+    record.update(config=None, units=None)
+    path = write_record(records, record, {})
     print(f"record: {path}")
 """
 DRIVER = """
@@ -80,6 +94,7 @@ from selfpatch.eval import sweep
 from selfpatch.pretrain.cli import run_command
 sweep.PRETRAIN = (sys.executable, {stubs!r}, "pretrain")
 sweep.EVALUATE = (sys.executable, {stubs!r}, "evaluate")
+sweep.REPORT = (sys.executable, {stubs!r}, "report")
 run_command(sweep.main)
 """
 
@@ -126,6 +141,7 @@ def stubs(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("CALLS", str(calls))
     monkeypatch.setattr(sweep, "PRETRAIN", (sys.executable, str(script), "pretrain"))
     monkeypatch.setattr(sweep, "EVALUATE", (sys.executable, str(script), "evaluate"))
+    monkeypatch.setattr(sweep, "REPORT", (sys.executable, str(script), "report"))
     monkeypatch.chdir(tmp_path)
     return calls
 
@@ -246,13 +262,15 @@ def test_shipped_grids_are_of_known_keys_and_configs(tmp_path, monkeypatch):
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def test_each_cell_is_trained_and_scored_once(grid, stubs, capsys):
+def test_each_cell_is_trained_and_scored_once(grid, stubs):
     assert sweep.main([str(grid())]) == 0
     assert calls_of(stubs) == [
         *[["pretrain", 1, False], ["trained", 1], ["evaluate", 1]],
         *[["pretrain", 4, False], ["trained", 4], ["evaluate", 4]],
     ]
-    assert "next: tools/report.sh --records" in capsys.readouterr().out
+    folder = Path("work_dirs/sweeps/test")
+    told = (folder / "report/report.html").read_text()
+    assert f"--records {folder}/records --sweep {folder}/sweep.json" in told
     assert sweep.main([str(grid())]) == 0
     assert calls_of(stubs) == []
     (table,) = ablation_tables(load_sweep("work_dirs/sweeps/test/sweep.json"))
@@ -327,8 +345,8 @@ def test_a_killed_sweep_goes_on(grid, stubs, with_children):
     expected = [["pretrain", 1, False], ["trained", 1], ["evaluate", 1], ["pretrain", 4, False]]
     if with_children:
         expected += [["pretrain", 4, True], ["trained", 4], ["evaluate", 4]]
-    else:  # the orphan ends first; then its network is asked for once more, and is there already
-        expected += [["trained", 4], ["pretrain", 4, True], ["trained", 4], ["evaluate", 4]]
+    else:  # the orphan ends first; then its network is there already
+        expected += [["trained", 4], ["evaluate", 4]]
     assert calls_of(stubs) == [*expected, ["pretrain", 6, False], ["trained", 6], ["evaluate", 6]]
     assert statuses() == ["done"] * 3
 
@@ -385,7 +403,22 @@ def test_real_networks_are_trained_and_scored(grid, tmp_path, monkeypatch, capfd
     options = {f"{part}.{key}": value for part, keys in TINY.items() for key, value in keys.items()}
     path = grid(options={**options, "precision": "fp32"}, axes={"model.k": [1]})
     assert sweep.main([str(path)]) == 0, capfd.readouterr().out
+    first = only_record()
+    assert first["config"]["model"]["k"] == 1
+    assert first["pretrain_epochs"] == 2
+    assert 0 <= first["metrics"]["top-1"] <= 100
+    assert "k-NN" in Path("work_dirs/sweeps/test/report/report.md").read_text()
+
+    assert sweep.main([str(path)]) == 0, capfd.readouterr().out
+    assert only_record() == first
+    image = tmp_path / "images" / "fine" / "0.png"
+    Image.fromarray(np.full((72, 72, 3), 9, np.uint8)).save(image)
+    assert sweep.main([str(path)]) == 0, capfd.readouterr().out
+    assert only_record()["dataset_fingerprint"] != first["dataset_fingerprint"]  # the old one is of other data
+    assert only_record()["checkpoint_sha256"] == first["checkpoint_sha256"]
+
+
+def only_record() -> dict:
     (cell,) = load_sweep("work_dirs/sweeps/test/sweep.json")["cells"]
-    assert cell["records"][0]["config"]["model"]["k"] == 1
-    assert cell["records"][0]["pretrain_epochs"] == 2
-    assert 0 <= cell["records"][0]["metrics"]["top-1"] <= 100
+    (record,) = cell["records"]
+    return record
