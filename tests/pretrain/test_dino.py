@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.dino import DINOPretraining
 from selfpatch.pretrain.losses import (
     crop_pair_cross_entropy,
@@ -78,7 +79,7 @@ def test_crop_pairs_against_a_loop(crops, teachers, batch):
     torch.testing.assert_close(crop_pair_cross_entropy(student, targets, 0.1), torch.stack(terms).mean())
 
 
-@pytest.mark.parametrize("patches", [6, 64, 150])  # fewer than, as many as and more than are taken at a time
+@pytest.mark.parametrize("patches", [6, 32, 150])  # fewer than, as many as and more than are taken at a time
 def test_patches_against_autograd(patches):
     student, teacher = torch.randn(patches, 5, requires_grad=True), torch.randn(patches, 5)
     centre, weights = torch.randn(5), torch.rand(patches)
@@ -89,6 +90,19 @@ def test_patches_against_autograd(patches):
     torch.testing.assert_close(found, expected)
     expected_gradient = torch.autograd.grad(3 * expected, student)[0]
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4)  # of values up to 30
+
+
+def test_losses_are_float32_under_autocast():
+    student, targets = torch.randn(4, 3, 500), torch.randn(2, 3, 500).softmax(-1)
+    patches, teacher, centre, weights = torch.randn(40, 500), torch.randn(40, 500), torch.randn(500), torch.rand(40)
+
+    def losses() -> tuple[torch.Tensor, ...]:
+        patch_level = patch_cross_entropy(patches, teacher, centre, weights, 0.1, 0.04)
+        return crop_pair_cross_entropy(student, targets, 0.1), patch_level
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses()
+    assert found == losses()
 
 
 def dino(**backbone) -> DINOPretraining:
@@ -143,3 +157,32 @@ def test_what_is_frozen_at_first_are_the_trained_parts_of_the_last_layers():
     method = dino()
     names = {id(p): name for name, p in method.named_parameters()}
     assert [names[id(p)] for p in method.frozen_at_first()] == ["student.cls_head.last_layer.weight_v"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "local", "told"),
+    [
+        ([64, 48], [32], "global crops of 48 and 64 pixels: the teacher's must be of one size"),
+        ([64], [], "1 global and 0 local crops"),
+        ([], [32, 32], "0 global and 2 local crops"),
+        ([64, 64], [8], "a crop of 8 pixels is smaller than a patch of 16"),
+    ],
+)
+def test_crops_that_it_cannot_compare_are_named(sizes, local, told):
+    with pytest.raises(UserError, match=told):
+        dino().check_crops(sizes, local)
+
+
+def test_crops_that_it_can_compare():
+    for sizes, local in (([64, 64], []), ([64, 64], [64, 32]), ([64], [32])):
+        dino().check_crops(sizes, local)
+
+
+def test_only_global_crops_are_the_teachers():
+    """Local crops as large as the global ones are a group of their own, and no targets."""
+    method = dino()
+    method.set_step(0, 0, Step(lr=0, weight_decay=0, momentum=1, teacher_temp=0.04))
+    seen = []
+    method.teacher["backbone"].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    method([torch.randn(2, 3, 3, 64, 64), torch.randn(4, 3, 3, 64, 64)])
+    assert seen == [2 * 3]
