@@ -3,8 +3,10 @@
   .venv/bin/python tools/bench.py                    everything, a few minutes
   .venv/bin/python tools/bench.py --only propagation --rounds 5
 
-Every measurement is a process of its own (so that peak memory is its own), the two sides take turns (so that a drifting
-machine slows both), and the figure is the median over rounds. Quote the ratios: absolute times belong to one machine.
+Every measurement is a process of its own (so that peak memory is its own) in the tools' environment (tools/_env.sh),
+the sides take turns (so that a drifting machine slows all), and the figure is the median over rounds. Quote the ratios:
+absolute times belong to one machine. "products" is no competitor but a bound: the matrix products of a step's Linear
+layers and nothing else, so that no step on this machine and in this precision can be faster.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "reference"
+ENVIRONMENT = Path(__file__).with_name("_env.sh")
 
 
 def reference(name: str):
@@ -48,16 +53,22 @@ def timed(step, warmup: int, times: int) -> float:
 # --- one function a measurement: seconds, and what the two sides must agree in -------------------------------------
 
 
-def pretrain(plain: bool, precision: str = "fp32") -> tuple[float, list[float]]:
-    """A step of DINO+SelfPatch, ViT-Ti/16, batch 8, published heads and crops."""
-    from selfpatch.pretrain.optim import PretrainOptimWrapper, parameter_groups
-    from selfpatch.pretrain.schedules import Step
+def pretraining_case():
+    """DINO+SelfPatch on a ViT-Ti/16 with published heads, and the published crops of 8 images."""
     from selfpatch.pretrain.selfpatch import SelfPatchPretraining
 
     torch.manual_seed(0)
     backbone = {"type": "VisionTransformer", "size": "tiny", "cls_token": False, "final_norm": False}
-    method = SelfPatchPretraining(backbone).train()
     crops = [torch.randn(2, 8, 3, 224, 224), torch.randn(8, 8, 3, 96, 96)]
+    return SelfPatchPretraining(backbone).train(), crops
+
+
+def pretrain(plain: bool, precision: str = "fp32") -> tuple[float, list[float]]:
+    """A step of DINO+SelfPatch as :func:`pretraining_case` describes it."""
+    from selfpatch.pretrain.optim import PretrainOptimWrapper, parameter_groups
+    from selfpatch.pretrain.schedules import Step
+
+    method, crops = pretraining_case()
     step = Step(lr=5e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04)
     adamw = {"lr": step.lr, "weight_decay": step.weight_decay}
     losses: list[float] = []
@@ -80,6 +91,32 @@ def pretrain(plain: bool, precision: str = "fp32") -> tuple[float, list[float]]:
             losses.append(float(parts["loss"].detach()))
 
     return timed(take, warmup=1, times=3), losses[:1]
+
+
+def products(dtype: torch.dtype) -> tuple[float, list[float]]:
+    """The matrix products alone of that step's Linear layers: forward, and for what trains both backward ones."""
+    from selfpatch.pretrain.heads import WeightNormLinear
+
+    method, crops = pretraining_case()
+    calls: list[tuple[int, int, int, bool]] = []
+
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        width, wide = inputs[0].shape[-1], output.shape[-1]
+        calls.append((output.numel() // wide, width, wide, output.requires_grad))
+
+    for layer in method.modules():
+        if isinstance(layer, (torch.nn.Linear, WeightNormLinear)):
+            layer.register_forward_hook(note)
+    method(crops)
+    seconds = 0.0
+    for (M, K, N, trained), count in Counter(calls).items():
+        x, w, g = (torch.randn(*shape).to(dtype) for shape in ((M, K), (N, K), (M, N)))
+        y, dx, dw = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
+        jobs = [partial(torch.mm, x, w.T, out=y)]
+        if trained:
+            jobs += [partial(torch.mm, g, w, out=dx), partial(torch.mm, g.T, x, out=dw)]
+        seconds += count * sum(timed(job, warmup=1, times=3) for job in jobs)
+    return seconds, []
 
 
 def moby(plain: bool) -> tuple[float, list[float]]:
@@ -158,7 +195,12 @@ CASES = {  # name: (title, baseline, the others, goal as a multiple of the basel
     "pretrain": (
         "pretraining step, ViT-Ti/16, batch 8",
         ("plain fp32", lambda: pretrain(True)),
-        [("fp32", lambda: pretrain(False), 1.3), ("bf16", lambda: pretrain(False, "bf16"), 4.0)],
+        [
+            ("fp32", lambda: pretrain(False), 1.3),
+            ("bf16", lambda: pretrain(False, "bf16"), 4.0),
+            ("products fp32", lambda: products(torch.float32), None),
+            ("products bf16", lambda: products(torch.bfloat16), None),
+        ],
     ),
     "moby": (
         "MoBY step, ViT-Ti/16, batch 16",
@@ -176,7 +218,7 @@ CASES = {  # name: (title, baseline, the others, goal as a multiple of the basel
 
 def measure(case: str, side: str) -> dict:
     """Run one side of a case in a process of its own."""
-    command = [sys.executable, __file__, "--measure", case, side]
+    command = ["bash", "-c", 'source "$0" && exec "$PYTHON" "$@"', ENVIRONMENT, __file__, "--measure", case, side]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {case}/{side} failed:\n{done.stderr[-2000:]}")
@@ -194,7 +236,7 @@ def compare(case: str, rounds: int) -> None:
                 print(f"\r{title}: round {number + 1} of {rounds}, {side}   ", end="", file=sys.stderr, flush=True)
             found[side].append(measure(case, side))
     print(f"\n{title}")
-    print(f"  {'':<12}{'ms':>10}{'peak MB':>10}{'speed':>8}{'goal':>7}   result")
+    print(f"  {'':<14}{'ms':>10}{'peak MB':>10}{'speed':>8}{'goal':>7}   result")
     goals = {name: goal for name, _, goal in others}
     for side in sides:
         seconds = statistics.median(run["seconds"] for run in found[side])
@@ -203,7 +245,7 @@ def compare(case: str, rounds: int) -> None:
         goal = f"{goals[side]:.1f}x" if goals.get(side) else ""
         agreement = "" if side == base else agree(found[base][0]["result"], found[side][0]["result"])
         speed = f"{statistics.median(ratios):.2f}x"
-        print(f"  {side:<12}{1000 * seconds:>10.2f}{memory:>10.0f}{speed:>8}{goal:>7}   {agreement}")
+        print(f"  {side:<14}{1000 * seconds:>10.2f}{memory:>10.0f}{speed:>8}{goal:>7}   {agreement}")
 
 
 def agree(expected: list[float], found: list[float]) -> str:
