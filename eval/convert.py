@@ -44,6 +44,7 @@ class LoadedBackbone:
     seed: int | None = None
     config: dict | None = None
     train_data: str | None = None
+    unsafe: bool = False  # whether the user let the file run code
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
 
     def report(self, method: str | None = None) -> str:
@@ -135,7 +136,7 @@ def load_backbone(
         state=found.state,
         arch=arch,
         method=str(found.meta.get("method", found.family.method)),
-        method_told="method" in found.meta or found.family.tells_method,
+        method_told=found.meta.get("method_told", "method" in found.meta or found.family.tells_method),
         family=found.family.name,
         which=found.which,
         heads_from=heads_from,
@@ -152,6 +153,7 @@ def load_backbone(
         seed=found.meta.get("seed"),
         config=dict(config) if isinstance(config, Mapping) else None,
         train_data=found.meta.get("train_data"),
+        unsafe=unsafe,
         tokens=tokens,
     )
 
@@ -225,7 +227,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     loaded = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
     print(loaded.report(args.method), flush=True)
-    loaded.method = args.method or loaded.method
+    if args.method:
+        loaded.method, loaded.method_told = args.method, True
     print("\n".join(export(loaded, args.to, args.out)))
     print(f"written: {args.out}")
 

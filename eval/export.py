@@ -6,7 +6,9 @@ fresh there and stands on that target's list below; anything else that is missin
 
 from __future__ import annotations
 
+import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from selfpatch.eval import certificate as proof
 from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.layout import explaining, some
-from selfpatch.pretrain.checkpoint import plain, save_file
+from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path
 
@@ -38,7 +40,8 @@ def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
     """Write ``loaded`` to ``out`` in the layout of ``target`` and return two lines of certificate.
 
     ``mmdet`` and ``mmseg`` get, of a ViT, this project's pyramid backbone; of a Swin, their own SwinTransformer.
-    A name that ends in ``.safetensors`` gets that format, without metadata.
+    A name that ends in ``.safetensors`` gets that format. Whatever the layout and format, the metadata goes along, so
+    that the export can be loaded like any checkpoint, with its heads and under its method's name.
 
     Raises:
         UserError: the target cannot hold the backbone, or ``out`` is the checkpoint itself.
@@ -64,15 +67,10 @@ def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
 
 
 def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out: Path) -> None:
-    state = {key: tensor.detach().clone().contiguous() for key, tensor in state.items()}
-    if out.suffix == ".safetensors":
-        from safetensors.torch import save_file as save_safetensors
-
-        with atomic_path(out) as temporary:
-            save_safetensors(state, temporary)
-        return
+    state = OrderedDict((key, tensor.detach().clone().contiguous()) for key, tensor in state.items())
     meta = {
         "method": loaded.method,
+        "method_told": loaded.method_told,
         "arch": {key: value for key, value in loaded.arch.items() if key != "name"},
         "epoch": loaded.epoch,
         "seed": loaded.seed,
@@ -80,7 +78,16 @@ def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out
         "train_data": loaded.train_data,
         "converted_from": {"family": loaded.family, "which": loaded.which, "sha256": loaded.checkpoint_sha256},
     }
-    save_file(state if target == "timm" else {"meta": plain(meta), "state_dict": state}, out)
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save_file as save_safetensors
+
+        with atomic_path(out) as temporary:
+            save_safetensors(state, temporary, metadata={SAFETENSORS_META: json.dumps(plain(meta))})
+    elif target == "timm":
+        state.meta = plain(meta)  # beside the tensors: timm wants nothing else in the dictionary
+        save_file(state, out)
+    else:
+        save_file({"meta": plain(meta), "state_dict": state}, out)
 
 
 # --- the writers: tensors under the target's names, a model to load them into, the proof of its features -------------
@@ -96,7 +103,7 @@ def _pyramid(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]
 
     heads = loaded.arch["heads"] if loaded.heads_from == "--heads" else None
     torch.manual_seed(0)  # the pyramid's fresh layers are the same in every export
-    model = SelfPatchPyramid(str(loaded.checkpoint), which=loaded.which, heads=heads)
+    model = SelfPatchPyramid(str(loaded.checkpoint), which=loaded.which, heads=heads, unsafe=loaded.unsafe)
 
     def features(model: nn.Module) -> str:
         loaded.check(model.encoder)

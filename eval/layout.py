@@ -117,8 +117,8 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def metadata(content: Any) -> dict[str, Any]:
-    """The metadata of one of our own checkpoints; empty for another's."""
-    meta = content.get("meta") if isinstance(content, Mapping) else None
+    """The metadata of one of our own checkpoints or exports; empty for another's."""
+    meta = content.get("meta", getattr(content, "meta", None)) if isinstance(content, Mapping) else None
     return dict(meta) if isinstance(meta, Mapping) and isinstance(meta.get("arch"), Mapping) else {}
 
 

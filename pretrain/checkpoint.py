@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 import warnings
@@ -32,8 +33,13 @@ HARMLESS = [
 ]
 
 
+SAFETENSORS_META = "selfpatch"  # under this name, as JSON, our metadata stands in a safetensors file's own
+
+
 def load_file(path: str | Path, unsafe: bool = False) -> Any:
     """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without running what it pickles.
+
+    Safetensors with metadata of ours come as ``{"meta": ..., "state_dict": ...}``, all others as their tensors.
 
     Args:
         path: the file.
@@ -51,12 +57,14 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if path.suffix == ".safetensors" or head[8:] == b"{":  # eight bytes of length, then JSON
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file as load_safetensors
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_safetensors(path)
-        except SafetensorError as error:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+                meta = json.loads((file.metadata() or {}).get(SAFETENSORS_META, "null"))
+            return tensors if meta is None else {"meta": meta, "state_dict": tensors}
+        except (SafetensorError, ValueError) as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): download or export it again") from None
     if not head.startswith((b"PK", b"\x80")):  # a zip archive, or, from before torch 1.6, a pickle
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)")

@@ -1,15 +1,19 @@
 """Exports load strictly in their target, give the checkpoint's features there, and come back through the door."""
 
+import dataclasses
+from pathlib import PurePosixPath
+
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
 
+from selfpatch.eval import convert
 from selfpatch.eval.backbone import SelfPatchPyramid
 from selfpatch.eval.convert import load_backbone, main
-from selfpatch.eval.export import export
-from selfpatch.pretrain.checkpoint import load_file
+from selfpatch.eval.export import TARGETS, export
+from selfpatch.pretrain.checkpoint import load_file, save_file
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.swin import Swin
+from selfpatch.pretrain.swin import Swin, from_mmdet
 from selfpatch.pretrain.vit import VisionTransformer
 
 VIT = {"embed_dim": 48, "depth": 4, "heads": 3, "patch_size": 16, "img_size": 64}
@@ -35,6 +39,74 @@ def loaded(request, tmp_path_factory):
 
 
 every_backbone = pytest.mark.parametrize("loaded", BACKBONES, indirect=True)
+
+
+FORMATS = [(target, suffix) for target in TARGETS for suffix in ("pth", "safetensors")]
+
+
+@pytest.mark.parametrize(("target", "suffix"), FORMATS)
+@every_backbone
+def test_every_export_comes_back_with_its_heads_and_name(loaded, target, suffix, tmp_path):
+    named = dataclasses.replace(loaded, method="Mine", method_told=True, epoch=7, seed=3, config={"lr": 0.1})
+    export(named, target, tmp_path / f"out.{suffix}")
+    again = load_backbone(tmp_path / f"out.{suffix}")
+    assert (again.method, again.method_told, again.epoch, again.seed, again.config) == ("Mine", True, 7, 3, {"lr": 0.1})
+    assert again.arch == loaded.arch
+    torch.testing.assert_close(again.tokens, loaded.tokens, atol=1e-5, rtol=1e-5)
+    if not (target == "timm" and loaded.arch.get("registers")):  # there [CLS] holds its position
+        assert again.weights_sha256 == loaded.weights_sha256
+
+
+@pytest.mark.parametrize(("target", "suffix"), FORMATS)
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_a_student_comes_back_too(family, target, suffix, tmp_path):
+    torch.manual_seed(0)
+    if family == "vit":
+        networks = [VisionTransformer(**VIT, cls_token=False, final_norm=False) for _ in range(2)]
+    else:
+        networks = [Swin(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), final_norm=False) for _ in range(2)]
+    state = {
+        f"{name}.backbone.{key}": tensor
+        for name, network in zip(("teacher", "student"), networks)
+        for key, tensor in network.state_dict().items()
+    }
+    meta = {"method": "DINO+SelfPatch", "arch": networks[0].arch, "epoch": 1}
+    save_file({"meta": meta, "state_dict": state}, tmp_path / "both.pth")
+    student = load_backbone(tmp_path / "both.pth", which="student")
+    export(student, target, tmp_path / f"out.{suffix}")
+    again = load_backbone(tmp_path / f"out.{suffix}")
+    assert (again.weights_sha256, again.arch, again.method) == (student.weights_sha256, student.arch, "DINO+SelfPatch")
+
+
+@pytest.mark.parametrize("change", ["removed", "reshaped", "added"])
+def test_a_broken_export_for_mmdet_fails_with_the_tensors_name(change, tmp_path, monkeypatch):
+    path = tmp_path / "swin.pth"
+    torch.save(BACKBONES["swin"]().state_dict(), path)
+    export(load_backbone(path), "mmdet", tmp_path / "out.pth")
+    whole = load_file(tmp_path / "out.pth")
+    fresh = ("norm0", "norm1", "norm2")
+    names = [n for n in whole["state_dict"] if not n.startswith(fresh) and not n.endswith("_index")]
+    for name in names if change != "added" else ["stages.0.unheard_of"]:
+        state = dict(whole["state_dict"])
+        if change == "removed":
+            del state[name]
+        else:
+            state[name] = torch.cat([state[name]] * 2, dim=-1) if change == "reshaped" else torch.zeros(3)
+        monkeypatch.setattr(convert, "load_file", lambda *_, state=state, **__: {**whole, "state_dict": state})
+        with pytest.raises(UserError) as error:
+            load_backbone(tmp_path / "out.pth")
+        (ours,) = from_mmdet({name: torch.zeros(4)})
+        assert name in str(error.value) or ours in str(error.value), f"{name}: {error.value}"
+
+
+def test_a_neutral_name_stays_one(tmp_path):
+    torch.save({"state_dict": BACKBONES["dino"]().state_dict()}, tmp_path / "anyone.pth")
+    main([str(tmp_path / "anyone.pth"), str(tmp_path / "out.safetensors"), "--heads", "3"])
+    again = load_backbone(tmp_path / "out.safetensors")
+    assert (again.method, again.method_told) == ("ViT", False)
+    main([str(tmp_path / "anyone.pth"), str(tmp_path / "named.safetensors"), "--heads", "3", "--method", "iBOT"])
+    named = load_backbone(tmp_path / "named.safetensors")
+    assert (named.method, named.method_told) == ("iBOT", True)
 
 
 @every_backbone
@@ -75,14 +147,6 @@ def test_a_swin_in_the_libraries_own(loaded, library, tmp_path):
 
 
 @every_backbone
-def test_to_timms_names_and_back(loaded, tmp_path):
-    export(loaded, "timm", tmp_path / "out.safetensors")
-    heads = None if loaded.arch["family"] == "swin" else 3
-    again = load_backbone(tmp_path / "out.safetensors", heads=heads)
-    torch.testing.assert_close(again.tokens, loaded.tokens, atol=1e-5, rtol=1e-5)  # [CLS] may hold its position
-
-
-@every_backbone
 def test_timms_own_model_gives_the_features(loaded, tmp_path):
     try:
         import timm
@@ -93,6 +157,17 @@ def test_timms_own_model_gives_the_features(loaded, tmp_path):
     call = lines[1].removeprefix("export: for ").partition(": it gives")[0]  # the line says how to build it
     model = eval(call, {"timm": timm})
     model.load_state_dict(load_safetensors(tmp_path / "out.safetensors"))  # strictly
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_file_that_may_run_code_is_exported_only_with_the_users_word(target, tmp_path):
+    state = BACKBONES["dino"]().state_dict()
+    torch.save({"args": PurePosixPath("x"), "state_dict": state}, tmp_path / "unsafe.pth")
+    argv = [str(tmp_path / "unsafe.pth"), str(tmp_path / "out.pth"), "--to", target, "--heads", "3"]
+    with pytest.raises(UserError, match="--unsafe-load"):
+        main(argv)
+    main([*argv, "--unsafe-load"])
+    assert load_backbone(tmp_path / "out.pth").arch["heads"] == 3
 
 
 @pytest.mark.parametrize("loaded", ["dino"], indirect=True)
