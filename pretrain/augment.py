@@ -103,25 +103,31 @@ def shift_hue(image: Image.Image, turn: float) -> Image.Image:
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
+def is_local(view: str) -> bool:
+    """Whether a view of this name is for the student alone, whatever its size: DINO's local crops."""
+    return view.startswith("local")
+
+
 class MultiCrop:
-    """An image -> its crops, grouped by size.
+    """An image -> its crops, grouped by size: local crops, which no teacher sees as targets, behind all others.
 
     Args:
         views: the config's ``views``: name -> arguments of :class:`View`, in the order in which the crops come.
     """
 
     def __init__(self, views: dict[str, dict]) -> None:
-        self.views = [View(**view) for view in views.values()]
+        self.views = {name: View(**view) for name, view in views.items()}
 
     @property
-    def sizes(self) -> list[int]:
-        """The crop sizes, in order, each once."""
-        return list(dict.fromkeys(view.size for view in self.views if view.count))
+    def groups(self) -> list[tuple[bool, int]]:
+        """Of each group of crops whether they are local, and their size: in order, each once."""
+        groups = dict.fromkeys((is_local(name), view.size) for name, view in self.views.items() if view.count)
+        return sorted(groups, key=lambda group: group[0])  # stable: else as the views come
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> list[Tensor]:
-        """One uint8 tensor (V, 3, S, S) a crop size."""
-        groups: dict[int, list[np.ndarray]] = {size: [] for size in self.sizes}
-        for view in self.views:
+        """One uint8 tensor (V, 3, S, S) a group."""
+        groups: dict[tuple[bool, int], list[np.ndarray]] = {group: [] for group in self.groups}
+        for name, view in self.views.items():
             for _ in range(view.count):
-                groups[view.size].append(np.asarray(view(image, rng)))
+                groups[is_local(name), view.size].append(np.asarray(view(image, rng)))
         return [torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous() for crops in groups.values()]

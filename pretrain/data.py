@@ -118,7 +118,7 @@ def has_image_header(path: Path) -> bool:
 
 
 def collate_crops(samples: list[dict]) -> dict[str, list]:
-    """Samples -> ``crops``: one uint8 tensor (V, B, 3, S, S) a crop size, and ``unreadable``: numbers of images."""
+    """Samples -> ``crops``: one uint8 tensor (V, B, 3, S, S) a group, and ``unreadable``: numbers of images."""
     groups: list[tuple[Tensor, ...]] = list(zip(*(sample["crops"] for sample in samples)))
     return {
         "crops": [torch.stack(group, dim=1) for group in groups],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.heads import DINOHead
 from selfpatch.pretrain.losses import crop_pair_cross_entropy, move_centre, teacher_probabilities
 from selfpatch.pretrain.method import Method, frozen_copy, logged, move_average
@@ -54,8 +57,20 @@ class DINOPretraining(Method):
         self.teacher.eval()
         return self
 
+    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
+        """Refuse crops that give the teacher nothing to answer to, or two sizes at once."""
+        super().check_crops(sizes, local)
+        if not sizes or len(sizes) + len(local) < 2:
+            raise UserError(
+                f"the config's views give {len(sizes)} global and {len(local)} local crops of an image: at least one "
+                "global crop is compared with at least one other: raise a count in views"
+            )
+        if len(set(sizes)) > 1:
+            given = " and ".join(map(str, sorted(set(sizes))))
+            raise UserError(f"global crops of {given} pixels: the teacher's must be of one size (views.<name>.size)")
+
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
-        """DINO's loss of normalised crops, one tensor (V, B, 3, S, S) a crop size, the global crops first."""
+        """DINO's loss of normalised crops, one tensor (V, B, 3, S, S) a group, the global crops first."""
         student = torch.cat([self.embed_student(views, salt) for salt, views in enumerate(crops)])  # (V, B, C)
         with torch.no_grad():
             V, B = crops[0].shape[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.losses import mean_over_processes
 from selfpatch.pretrain.schedules import Step
 from selfpatch.pretrain.vit import VisionTransformer  # noqa: F401 - registered, for configs to name it
@@ -29,7 +31,7 @@ class CropNormalizer(BaseDataPreprocessor):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """``data["crops"]``: one uint8 tensor (V, B, 3, S, S) a crop size -> the same in normalised float32."""
+        """``data["crops"]``: one uint8 tensor (V, B, 3, S, S) a group of crops -> the same in normalised float32."""
         crops = [crop.to(self.device, non_blocking=True) for crop in data["crops"]]
         return {"crops": [(crop.float() / 255 - self.mean) / self.std for crop in crops]}
 
@@ -42,6 +44,7 @@ class Method(BaseModel):
     """
 
     display_name = "method"  # the name of a row in the reports
+    smallest_batch = 1  # images over all processes
     schedule_class: type  # (iterations an epoch, batch, **the config's schedule); at(iteration) gives a Step
 
     def __init__(self) -> None:
@@ -53,7 +56,7 @@ class Method(BaseModel):
         """Nothing: weights are drawn at construction, and mmengine calls this after that."""
 
     def forward(self, crops: list[Tensor], mode: str = "loss") -> dict[str, Tensor]:
-        """mmengine's entry point: normalised crops (V, B, 3, S, S), one a crop size -> ``loss`` and its parts."""
+        """mmengine's entry point: normalised crops (V, B, 3, S, S), one a group -> ``loss`` and its parts."""
         return self.loss(crops)
 
     def set_step(self, seed: int, iteration: int, step: Step) -> None:
@@ -67,8 +70,16 @@ class Method(BaseModel):
         """Parameters whose gradients are removed while the step says ``last_layers_frozen``."""
         return []
 
-    def check_crops(self, sizes: list[int]) -> None:
-        """Raise :class:`UserError` if crops of these sides (pixels) cannot be used."""
+    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
+        """Raise :class:`UserError` if the crops cannot be used.
+
+        Args:
+            sizes: the side in pixels of each crop that is not local.
+            local: of each local one.
+        """
+        patch = self.student["backbone"].patch_size
+        if small := [size for size in (*sizes, *local) if size < patch]:
+            raise UserError(f"a crop of {small[0]} pixels is smaller than a patch of {patch}: enlarge it in views")
 
     @property
     def backbone(self) -> nn.Module:

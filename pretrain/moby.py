@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import get_dist_info
@@ -29,6 +31,7 @@ class MoBYPretraining(Method):
     """
 
     display_name = "MoBY"
+    smallest_batch = 2  # the heads' batch norms know no variance of one
     schedule_class = MoBYSchedule
 
     def __init__(
@@ -70,10 +73,13 @@ class MoBYPretraining(Method):
         """Downstream tasks take the online encoder."""
         return self.student["backbone"]
 
-    def check_crops(self, sizes: list[int]) -> None:
+    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
         """Refuse anything but two views."""
-        if len(sizes) != 2:
-            raise UserError(f"MoBY compares two views of an image, and the config's views give {len(sizes)}")
+        super().check_crops(sizes, local)
+        if len(sizes) + len(local) != 2:
+            raise UserError(
+                f"MoBY compares two views of an image, and the config's views give {len(sizes) + len(local)}"
+            )
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """The symmetric loss of two normalised views, (2, B, 3, S, S), or (1, B, 3, S, S) each where sizes differ."""
@@ -196,11 +202,11 @@ class MoBYSelfPatchPretraining(MoBYPretraining):
             return "MoBY+Agg"
         return f"MoBY+SelfPatch ({'with negatives' if self.negatives else 'positives only'})"
 
-    def check_crops(self, sizes: list[int]) -> None:
+    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
         """Refuse anything but two views, and views whose grid is smaller than the neighbourhood."""
-        super().check_crops(sizes)
+        super().check_crops(sizes, local)
         if self.patch_loss_weight:
-            check_grids(sizes, self.student["backbone"].stride, self.neighbourhood)
+            check_grids([*sizes, *local], self.student["backbone"], self.neighbourhood)
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """MoBY's loss + λ·L_patch of two normalised views, (2, B, 3, S, S), or (1, B, 3, S, S) each."""

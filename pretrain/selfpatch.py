@@ -5,6 +5,7 @@ The paper's steps, in its order: neighbours -> match_positives -> aggregate -> p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -211,13 +212,14 @@ class SelfPatchPretraining(DINOPretraining):
         """The row's name in the reports: without a patch loss only the aggregated [CLS] is left."""
         return "DINO+SelfPatch" if self.patch_loss_weight else "DINO+Agg"
 
-    def check_crops(self, sizes: list[int]) -> None:
-        """Refuse crops whose grid is smaller than the neighbourhood: a wrapped window would meet itself."""
+    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
+        """As DINO's; and refuse crops whose grid is smaller than the neighbourhood: a wrapped window would meet itself."""
+        super().check_crops(sizes, local)
         if self.patch_loss_weight:
-            check_grids(sizes, self.student["backbone"].stride, self.neighbourhood)
+            check_grids([*sizes, *local], self.student["backbone"], self.neighbourhood)
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
-        """L_cls + λ·L_patch of normalised crops, one tensor (V, B, 3, S, S) a crop size, the global crops first."""
+        """L_cls + λ·L_patch of normalised crops, one tensor (V, B, 3, S, S) a group, the global crops first."""
         cls_tokens, student_patches, bottlenecks, targets, weights = [], [], [], [], []
         V_all = sum(len(views) for views in crops)
         for salt, views in enumerate(crops):
@@ -306,10 +308,11 @@ def mean_of(x: Tensor, positives: Tensor, real: Tensor) -> Tensor:
     return rows.to(x.dtype) @ x / real.sum(-1, keepdim=True)
 
 
-def check_grids(sizes: list[int], stride: int, neighbourhood: int | str) -> None:
+def check_grids(sizes: Sequence[int], backbone: nn.Module, neighbourhood: int | str) -> None:
     """Raise :class:`UserError` if a crop of one of these sides (pixels) has a grid smaller than the neighbourhood."""
     for size in sizes:
-        side = size // stride
+        padded = size + -size % backbone.stride if getattr(backbone, "pads", False) else size
+        side = padded // backbone.stride
         if isinstance(neighbourhood, int) and side < neighbourhood:
             raise UserError(
                 f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "

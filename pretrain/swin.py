@@ -140,12 +140,15 @@ class Swin(nn.Module):
         checkpointing: recompute each block's activations in the backward pass, to save memory.
 
     Attributes:
+        pads: what does not fill a patch at an edge is filled up with zeros, not left out.
         embed_dim: width of the patch tokens that :meth:`forward` gives: the last stage's.
         widths: of the stages.
 
     Raises:
         ValueError: unknown size, other than four stages, or the heads do not divide a stage's width.
     """
+
+    pads = True
 
     def __init__(
         self,
@@ -161,7 +164,9 @@ class Swin(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"unknown Swin size {size!r}: choose one of {', '.join(SIZES)}")
-        dim, depths, stage_heads = (given or own for given, own in zip((embed_dim, depths, heads), SIZES[size]))
+        dim, depths, stage_heads = (
+            own if given is None else given for given, own in zip((embed_dim, depths, heads), SIZES[size])
+        )
         self.depths, self.stage_heads, self.window = tuple(depths), tuple(stage_heads), window
         self.widths = [dim * 2**i for i in range(STAGES)]
         if not len(self.depths) == len(self.stage_heads) == STAGES:

@@ -20,7 +20,7 @@ from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
 from selfpatch.pretrain import data, hooks, optim  # noqa: F401 - optim registers what the Runner builds
-from selfpatch.pretrain.augment import View
+from selfpatch.pretrain.augment import View, is_local
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.method import Method
@@ -127,7 +127,8 @@ def build_method(config: Config) -> Method:
         model = method_class(config)(**{key: value for key, value in config.model.items() if key != "type"})
     except (TypeError, ValueError) as error:
         raise UserError(f"the config's model cannot be built: {' '.join(str(error).split())}") from None
-    model.check_crops([view.size for view in config.views.values() for _ in range(view.get("count", 1))])
+    crops = [(is_local(name), view.size) for name, view in config.views.items() for _ in range(view.get("count", 1))]
+    model.check_crops(*([size for local, size in crops if local is wanted] for wanted in (False, True)))
     return model
 
 
@@ -162,7 +163,12 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     dataset = data.ImageFolder(config.data.root, config.views, config.seed)
     iterations = data.whole_batches(len(dataset), config.data.batch_size, processes)
     batch = config.data.batch_size * processes
-    method_class(config).schedule_class(iterations, batch, **config.schedule)
+    method = method_class(config)
+    method.schedule_class(iterations, batch, **config.schedule)
+    if batch < method.smallest_batch:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size}: {config.model.type} needs {method.smallest_batch} images or more"
+        )
     run = {"data": dataset.identity, "batch": batch, "iterations": iterations}
     if newest.exists():
         check_resume(newest, config, run)

@@ -148,4 +148,18 @@ def test_each_change_happens_as_often_as_it_says(change):
 
 def test_a_view_may_be_left_out():
     crops = MultiCrop({**VIEWS, "local": {**VIEWS["local"], "count": 0}})
-    assert crops.sizes == [32]
+    assert crops.groups == [(False, 32)]
+
+
+def test_local_crops_stay_apart_and_behind_whatever_their_size_and_place():
+    local = {"size": 32, "scale": (0.05, 0.25), "count": 3}
+    crops = MultiCrop({"local": local, "local_far": {**local, "size": 16, "count": 1}, **{**VIEWS, "local": local}})
+    assert crops.groups == [(False, 32), (True, 32), (True, 16)]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    shapes = [tuple(group.shape) for group in crops(image, np.random.default_rng(0))]
+    assert shapes == [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 16, 16)]
+
+
+def test_views_of_two_sizes_are_two_groups():
+    views = {name: {"size": size, "scale": (0.2, 1.0)} for name, size in (("view1", 32), ("view2", 48))}
+    assert MultiCrop(views).groups == [(False, 32), (False, 48)]

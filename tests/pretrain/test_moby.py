@@ -234,7 +234,7 @@ def test_views_of_two_sizes_are_compared():
 
 def test_anything_but_two_views_is_named():
     with pytest.raises(UserError, match=r"two views .* give 3"):
-        moby().check_crops([224, 224, 96])
+        moby().check_crops([224, 224], [96])
     moby().check_crops([224, 224])
 
 

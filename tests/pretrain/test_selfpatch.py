@@ -211,7 +211,8 @@ def tiny(**options) -> SelfPatchPretraining:
     torch.manual_seed(0)
     backbone = {"type": "VisionTransformer", "embed_dim": 24, "depth": 2, "heads": 3, "img_size": 64}
     heads = {"out_dim": 32, "patch_out_dim": 16, "hidden_dim": 32, "bottleneck_dim": 8}
-    return SelfPatchPretraining({**backbone, "cls_token": False, "final_norm": False}, **heads, **options).train()
+    vit = {**backbone, "cls_token": False, "final_norm": False}
+    return SelfPatchPretraining(**{"backbone": vit, **heads, **options}).train()
 
 
 CROPS = [torch.randn(2, 3, 3, 64, 64), torch.randn(2, 3, 3, 48, 48)]
@@ -258,5 +259,14 @@ def test_impossible_settings_are_named(options, word):
 
 def test_a_crop_smaller_than_the_neighbourhood_is_named():
     with pytest.raises(UserError, match="48 pixels has a grid of 3x3"):
-        tiny(neighbourhood=5).check_crops([96, 48])
-    tiny(neighbourhood=3).check_crops([96, 48])
+        tiny(neighbourhood=5).check_crops([96], [48])
+    tiny(neighbourhood=3).check_crops([96], [48])
+
+
+def test_swin_fills_up_a_crop_that_its_stages_do_not_divide():
+    swin = {"type": "Swin", "embed_dim": 24, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "final_norm": False}
+    method = tiny(backbone=swin)
+    method.check_crops([96], [80])
+    assert method.student["backbone"](torch.zeros(1, 3, 80, 80))[2] == (3, 3)
+    with pytest.raises(UserError, match="64 pixels has a grid of 2x2"):
+        method.check_crops([96], [64])
