@@ -173,9 +173,17 @@ def scored_records(records: list[Record]) -> tuple[list[Record], list[str]]:
     return kept, [f"left out {path}: it holds no overall metric to compare" for path in lacking]
 
 
-def network_key(record: Record) -> tuple[str, str]:
-    """What identifies a trained network: its file, and which of the file's networks (teacher or student)."""
-    return record["checkpoint_sha256"], record.get("weights_sha256") or ""
+def network_key(record: Record) -> tuple[str, str, str]:
+    """What identifies a network: its file, which of the file's (teacher or student), and the number of its heads.
+
+    Heads are no property of the weights: the same ones compute something else with another number.
+    """
+    return record["checkpoint_sha256"], record.get("weights_sha256") or "", str(heads_of(record))
+
+
+def heads_of(record: Record) -> Any:
+    """The number of attention heads that the network was evaluated with; None where a record does not say."""
+    return record["arch"].get("heads") if isinstance(record["arch"], dict) else None
 
 
 def name_variants(records: list[Record]) -> dict[str, str]:
@@ -184,12 +192,15 @@ def name_variants(records: list[Record]) -> dict[str, str]:
     Networks of equal settings and distinct seeds are repetitions: they share a variant, and so one row with a spread.
     Whatever else differs is named by the settings that differ, or by the checkpoint where they do not tell.
     """
-    families: dict[tuple, dict[tuple[str, str], Record]] = defaultdict(dict)  # row → network → its first record
+    families: dict[tuple, dict[tuple, Record]] = defaultdict(dict)  # row → network → its first record
     for record in records:
         families[_family(record)].setdefault(network_key(record), record)
     names: dict[tuple, str] = {}
     for family, networks in families.items():
-        settings = {network: settings_of(record.get("config")) for network, record in networks.items()}
+        settings = {
+            network: {**settings_of(record.get("config")), "model.backbone.heads": heads_of(record)}
+            for network, record in networks.items()
+        }
         repeated = _repeated_seeds(networks, settings)
         differing = sorted(
             name
@@ -201,9 +212,11 @@ def name_variants(records: list[Record]) -> dict[str, str]:
             telling = 0 < len(named) <= SHOWN_SETTINGS and all(len(text) < 40 for text in named)
             parts = [", ".join(named)] if telling else []
             if network in repeated or (differing and not telling):
-                checkpoint, weights = network
+                checkpoint, weights, heads = network
                 shared = sum(other[0] == checkpoint for other in networks) > 1
                 parts.append(f"weights {weights[:8]}" if shared else f"checkpoint {checkpoint[:8]}")
+                if sum(other[:2] == network[:2] for other in networks) > 1:
+                    parts.append(f"heads {heads}")
             names[family, network] = ", ".join(parts)
     return {record["path"]: names[_family(record), network_key(record)] for record in records}
 

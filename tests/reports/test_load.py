@@ -104,6 +104,21 @@ def test_two_networks_of_one_file_are_two_rows(write_record, tmp_path):
     assert variants(tmp_path) == ["weights aaaaaaaa", "weights bbbbbbbb"]
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_one_network_with_other_heads_is_another_row(write_record, tmp_path, others):
+    """The same file and weights, as of a bare backbone: neither a repetition nor a second seed."""
+    for heads in (3, 8):
+        arch = {"name": "vit-24x2-p16", "heads": heads}
+        path = write_record(arch=arch, checkpoint_sha256="c" * 64, weights_sha256="d" * 64, seed=None)
+        path.rename(path.with_name(f"heads{heads}.json"))
+    if others:  # of a method whose other networks differ in more than a name can tell
+        write_record(arch={"name": "vit-24x2-p16", "heads": 3}, config={"a": 1, "b": 2, "c": 3, "d": 4})
+    records = load_records(tmp_path / "records")
+    assert len(newest_records(records)[0]) == 2 + others
+    assert len(variants(tmp_path)) == len(set(variants(tmp_path))) == 2 + others
+    assert all("heads" in name and "8" in name for name in variants(tmp_path)[1 + others :])
+
+
 def test_a_checkpoint_keeps_its_name_on_every_task(write_record, tmp_path):
     for k in (1, 4):
         write_record(task="davis", config={"k": k})
