@@ -76,10 +76,8 @@ class MoBYPretraining(Method):
     def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
         """Refuse anything but two views."""
         super().check_crops(sizes, local)
-        if len(sizes) + len(local) != 2:
-            raise UserError(
-                f"MoBY compares two views of an image, and the config's views give {len(sizes) + len(local)}"
-            )
+        if (given := len(sizes) + len(local)) != 2:
+            raise UserError(f"MoBY compares two views of an image, and the config's views give {given}")
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """The symmetric loss of two normalised views, (2, B, 3, S, S), or (1, B, 3, S, S) each where sizes differ."""

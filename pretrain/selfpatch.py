@@ -213,7 +213,7 @@ class SelfPatchPretraining(DINOPretraining):
         return "DINO+SelfPatch" if self.patch_loss_weight else "DINO+Agg"
 
     def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
-        """As DINO's; and refuse crops whose grid is smaller than the neighbourhood: a wrapped window would meet itself."""
+        """As DINO's; and refuse a grid that is smaller than the neighbourhood: a wrapped window would meet itself."""
         super().check_crops(sizes, local)
         if self.patch_loss_weight:
             check_grids([*sizes, *local], self.student["backbone"], self.neighbourhood)

@@ -166,9 +166,8 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     method = method_class(config)
     method.schedule_class(iterations, batch, **config.schedule)
     if batch < method.smallest_batch:
-        raise UserError(
-            f"data.batch_size={config.data.batch_size}: {config.model.type} needs {method.smallest_batch} images or more"
-        )
+        fewest = f"{config.model.type} needs {method.smallest_batch} or more"
+        raise UserError(f"data.batch_size={config.data.batch_size}: {fewest}")
     run = {"data": dataset.identity, "batch": batch, "iterations": iterations}
     if newest.exists():
         check_resume(newest, config, run)

@@ -112,7 +112,7 @@ def test_trains_and_its_checkpoint_is_scored(name, video, tmp_path):
     parser = argparse.ArgumentParser()
     davis.add_arguments(parser)
     args = parser.parse_args(["--short-side", "64", "--long-multiple", "32", "--radius", "2"])
-    args.data = video
+    args.data, args.force = video, False
     assert ("stage=3" in davis.protocol_of(args, backbone).name) == (config.model.backbone.type == "Swin")
     metrics = davis.evaluate(backbone, args, tmp_path / "out").metrics
     assert 0 <= metrics["J&F"] <= 100

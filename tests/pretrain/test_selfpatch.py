@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfpatch.pretrain import swin  # noqa: F401 - registered, for a config to name it
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.selfpatch import (
     AggregationModule,
@@ -264,8 +265,8 @@ def test_a_crop_smaller_than_the_neighbourhood_is_named():
 
 
 def test_swin_fills_up_a_crop_that_its_stages_do_not_divide():
-    swin = {"type": "Swin", "embed_dim": 24, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "final_norm": False}
-    method = tiny(backbone=swin)
+    small = {"type": "Swin", "embed_dim": 24, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "final_norm": False}
+    method = tiny(backbone=small)
     method.check_crops([96], [80])
     assert method.student["backbone"](torch.zeros(1, 3, 80, 80))[2] == (3, 3)
     with pytest.raises(UserError, match="64 pixels has a grid of 2x2"):

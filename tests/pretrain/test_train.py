@@ -97,7 +97,7 @@ def test_a_compiled_backbone_trains_like_a_plain_one(photos, command, run, undis
 
 def test_an_unknown_compiler_is_named(photos, tiny, tmp_path):
     config = load_config("dino_toy", {**tiny, "compile": "gcc", "data.root": str(photos)})
-    with pytest.raises(UserError, match="compile='gcc' is no backend of torch.compile: choose True or one of .*eager"):
+    with pytest.raises(UserError, match=r"compile='gcc' is no backend of torch.compile: choose True or one of .*eager"):
         check_run(config, tmp_path, False, 1)
 
 
