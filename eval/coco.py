@@ -14,19 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 
 from selfpatch.eval import recipe as recipes
 from selfpatch.eval import training
 from selfpatch.eval.backbone import out_channels
 from selfpatch.eval.coco_metric import InstanceMetric
+from selfpatch.eval.coco_set import check_coco, coco_paths, photograph_names, photograph_sizes
 from selfpatch.eval.convert import LoadedBackbone
-from selfpatch.eval.doctor import check_coco, coco_paths
 from selfpatch.eval.findings import COUNTS, require
 from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
@@ -55,6 +56,27 @@ class FloatRPNHead(RPNHead):
         return scores.float(), offsets.float()
 
 
+@DATASETS.register_module()
+class InstanceSet(CocoDataset):
+    """mmdet's data set for files that leave out ``area``, and with one line for those that it cannot read."""
+
+    def load_data_list(self) -> list[dict]:
+        """A dictionary for each image."""
+        try:
+            return super().load_data_list()
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.ann_file} cannot be read ({type(error).__name__}: {error}): tools/prepare_data.sh coco --all "
+                "tells what is wrong with it"
+            ) from None
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        """One image's dictionary; only whether an area is above 0 counts here, so that of the box will do."""
+        for annotation in raw_data_info["raw_ann_info"]:
+            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        return super().parse_data_info(raw_data_info)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options: where the photographs are, the protocol with its parameters, and how to run."""
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs, if not below --data")
@@ -81,15 +103,14 @@ def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
 
 
 def fingerprint(args: argparse.Namespace) -> Dataset:
-    """The data set: both annotation files, and name and size of every photograph that is scored."""
+    """The data set: both annotation files, and name and size of every photograph."""
     digest, names = hashlib.sha256(), []
-    for split, (listing, folder) in coco_paths(args.data, args.images).items():
+    for listing, folder in coco_paths(args.data, args.images).values():
         content = listing.read_bytes()
         digest.update(hashlib.sha256(content).digest())
-        if split == "val":
-            names = [image["file_name"] for image in json.loads(content)["images"]]
-            for name in names:
-                digest.update(f"{name} {(folder / name).stat().st_size}\n".encode())
+        names = photograph_names(content)
+        sizes = photograph_sizes(folder, names)
+        digest.update("".join(f"{name} {sizes.get(name)}\n" for name in names).encode())
     official = listing.name == "instances_val2017.json" and len(names) == COUNTS["coco"]["val"]
     name = "coco-val2017" if official else f"{Path(args.data).resolve().name}-val"
     return Dataset(name, "val", digest.hexdigest(), miniature=not official)
@@ -128,7 +149,7 @@ def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMe
     data = {}
     for split, (listing, folder) in coco_paths(args.data, args.images).items():
         data[split] = {
-            "type": "CocoDataset",
+            "type": InstanceSet.__name__,
             "ann_file": str(listing.resolve()),
             "data_prefix": {"img": str(folder.resolve())},
             "metainfo": {"classes": classes},

@@ -72,7 +72,7 @@ class InstanceMetric(BaseMetric):
     def compute_metrics(self, results: list[list[dict]]) -> dict[str, float]:
         """Score everything; only box AP and mask AP go into the log."""
         self.scores = score(self.truth, [found for image in results for found in image], self.exhaustive)
-        return {f"{kind} AP": self.scores.metrics[f"{kind} AP"] for kind in KINDS}
+        return {name: value for name, value in self.scores.metrics.items() if name in ("bbox AP", "mask AP")}
 
 
 def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustive: bool = False) -> Scores:
@@ -82,7 +82,7 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
     AP 0.
 
     Args:
-        truth: a COCO annotation file's content.
+        truth: a COCO annotation file's content; ``iscrowd`` may be left out (0), and ``area`` (that of the mask).
         detections: ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, width, height), ``segmentation`` (RLE).
         exhaustive: check every figure with pycocotools, small, medium and large objects too.
 
@@ -90,16 +90,22 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
         UserError: the two scorers disagree.
     """
     # 0 means "unmatched" to the scorers, and files exist that count annotations from 0
-    annotations = [{**annotation, "id": i} for i, annotation in enumerate(truth["annotations"], 1)]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    annotations = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], 1)]
+    for annotation in annotations:
+        if "area" not in annotation:
+            annotation["area"] = _area(annotation["segmentation"], *sizes[annotation["image_id"]])
     truth = {**truth, "annotations": annotations}
     scores = Scores()
     scores.units = {
         "images": np.array(sorted(image["id"] for image in truth["images"])),
         "gt_image": np.array([a["image_id"] for a in annotations], dtype=np.int64),
         "gt_category": np.array([a["category_id"] for a in annotations], dtype=np.int64),
-        "gt_ignored": np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool),
+        "gt_ignored": np.array([bool(a["iscrowd"]) for a in annotations], dtype=bool),
     }
-    if not detections:
+    if scores.units["gt_ignored"].all():
+        scores.notes.append("nothing to find: the annotation file holds crowds alone")
+    elif not detections:
         scores.notes.append("no detection at all: every AP is 0; the training has not come to anything")
     for kind in KINDS:
         found = _as_results(detections, kind)
@@ -109,6 +115,13 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
         scores.metrics |= metrics
         scores.units |= _matches(checker, kind)
     return scores
+
+
+def _area(mask: list | dict[str, Any], height: int, width: int) -> float:
+    """The pixels of an annotation's polygons or RLE."""
+    if isinstance(mask, list) or isinstance(mask["counts"], list):
+        mask = rle.frPyObjects(mask, height, width)
+    return float(rle.area(rle.merge(mask) if isinstance(mask, list) else mask))
 
 
 def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The data doctor: what of a data set is there, what is missing or odd, and what to do about it.
 
-Every evaluator asks it before it computes anything; ``tools/prepare_data.sh`` prints all that it finds.
+Every evaluator asks it before it computes anything; ``tools/prepare_data.sh`` prints all that it finds. COCO's part is
+:mod:`selfpatch.eval.coco_set`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from selfpatch.eval.findings import (
 from selfpatch.eval.jf import VOID, read_mask
 from selfpatch.pretrain.cli import UserError
 
-HUGE = 50_000_000  # bytes; an annotation file beyond this takes seconds to parse
 ADE20K_CLASSES = 150
 
 
@@ -150,121 +150,6 @@ def _masks(
             Finding("warn", f"{split}: no pixel of {', '.join(absent[:10])}", "no IoU can be given for them")
         )
     return findings
-
-
-# --- COCO -----------------------------------------------------------------------------------------------------------
-
-
-def coco_paths(root: str | Path, images: str | Path | None = None) -> dict[str, tuple[Path, Path]]:
-    """For "train" and "val" the annotation file and the folder that its file names start from.
-
-    Args:
-        root: the folder with ``annotations/instances_{train,val}[2017].json``.
-        images: where the photographs lie, if not below ``root``.
-    """
-    paths = {}
-    for split in ("train", "val"):
-        year = Path(root) / "annotations" / f"instances_{split}2017.json"
-        plain = year.with_name(f"instances_{split}.json")
-        base = Path(images if images is not None else root)
-        folders = [base / f"{split}2017", base / split, base / "images", base]
-        paths[split] = (
-            plain if plain.exists() and not year.exists() else year,
-            next((folder for folder in folders if folder.is_dir()), folders[0]),
-        )
-    return paths
-
-
-def check_coco(root: str | Path, images: str | Path | None = None, thorough: bool = False) -> list[Finding]:
-    """Look at a set in COCO's format: annotation files, their ids and categories, the photographs they name.
-
-    Args:
-        root: the folder with ``annotations/``.
-        images: where the photographs lie, if not below ``root``.
-        thorough: parse annotation files of any size and open every photograph.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        return [missing(root, "coco")]
-    if images is not None and not Path(images).is_dir():
-        return [Finding("error", f"{images} is missing", "give the folder of the photographs with --images")]
-    findings, categories = [], {}
-    for split, (listing, folder) in coco_paths(root, images).items():
-        if not listing.is_file():
-            findings.append(missing(listing, "coco"))
-        elif listing.stat().st_size > HUGE and not thorough:
-            findings.append(okay(f"{listing.name}: {listing.stat().st_size / 1e6:.0f} MB, not parsed (--all does)"))
-            present = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-            findings.append(count("coco", split, present))
-        else:
-            found, categories[split] = _annotations(listing, folder, split, thorough)
-            findings += found
-    if len(categories) == 2 and categories["train"] != categories["val"] and all(categories.values()):
-        what = f"{root}/annotations: training and validation files have different categories"
-        findings.append(Finding("error", what, "both must come from the same set"))
-    return findings
-
-
-def _annotations(path: Path, folder: Path, split: str, thorough: bool) -> tuple[list[Finding], list]:
-    """What is wrong with one annotation file, and its categories."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images = {image["id"]: image for image in content["images"]}
-        categories = [(category["id"], category["name"]) for category in content["categories"]]
-        annotations = content["annotations"]
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"{path} is not an instance annotation file ({type(error).__name__}: {error})"
-        return [Finding("error", what, "it needs images, annotations and categories")], []
-    errors = []
-    if len(images) < len(content["images"]):
-        errors.append(f"{path} uses an image id twice")
-    for place, what in enumerate(("id", "name")):
-        if len({category[place] for category in categories}) < len(categories):
-            errors.append(f"{path} uses a category {what} twice")
-    ids, known = Counter(), {number for number, _ in categories}
-    for annotation in annotations:
-        ids[annotation.get("id")] += 1
-        name = f"{path}: annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in images:
-            errors.append(f"{name} belongs to image {annotation.get('image_id')}, which is not listed")
-        elif annotation.get("category_id") not in known:
-            errors.append(f"{name} has category {annotation.get('category_id')}, which is not listed")
-        elif not annotation.get("segmentation") or len(annotation.get("bbox", ())) != 4:
-            errors.append(f"{name} has no mask or no box")
-        if len(errors) > 20:
-            break
-    if ids and ids.most_common(1)[0][1] > 1:
-        errors.append(f"{path} uses annotation id {ids.most_common(1)[0][0]} twice")
-    if not images or not annotations or not categories:
-        errors.append(
-            f"{path} holds {len(images)} images, {len(annotations)} annotations, {len(categories)} categories"
-        )
-    fix = "get the file again or correct it"
-    summary = f"{path.name}: {len(images)} images, {len(annotations)} instances, {len(categories)} categories"
-    findings = [Finding("error", error, fix) for error in errors] + [okay(summary), count("coco", split, len(images))]
-    return findings + _photographs(list(images.values()), path, folder, thorough), categories
-
-
-def _photographs(images: list[dict], path: Path, folder: Path, thorough: bool) -> list[Finding]:
-    """Errors for photographs that are missing, cannot be read, or have another size than the annotations say."""
-    lost = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
-    if lost:
-        what = f"{len(lost)} of {len(images)} photographs of {path} are not in {folder} (first: {lost[0]})"
-        fix = "get them, name their folder with --images, or use the annotation file that belongs to them"
-        return [Finding("error", what, fix)]
-    findings: list[Finding] = []
-    opened = sample(images, thorough, SAMPLE // 2)  # decoding a photograph takes longer than a mask
-    for image in opened:
-        photograph = folder / image["file_name"]
-        broken = unreadable([photograph])
-        findings += broken
-        if not broken:
-            with Image.open(photograph) as picture:
-                if picture.size != (image["width"], image["height"]):
-                    sizes = "{}x{}".format(*picture.size)
-                    what = f"{photograph} is {sizes}, but {path.name} says {image['width']}x{image['height']}"
-                    findings.append(Finding("error", what, "the annotation file belongs to another set or size"))
-    return [*findings, okay(f"{folder}: {share(len(opened), len(images))} photographs opened")]
 
 
 # --- DAVIS ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from selfpatch.eval import doctor
 from selfpatch.eval.archives import SOURCES, unpack_downloads
+from selfpatch.eval.coco_set import check_coco
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 
 DESCRIPTION = """Look at a data set: what is there, what is missing or odd, where to get it.
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     findings = {
         "imagenet": lambda: doctor.check_imagenet(root, thorough=given.all),
-        "coco": lambda: doctor.check_coco(root, given.images, thorough=given.all),
+        "coco": lambda: check_coco(root, given.images, thorough=given.all),
         "ade20k": lambda: doctor.check_ade20k(root, thorough=given.all),
         "davis": lambda: doctor.check_davis(root, thorough=given.all),
     }[given.set]()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,31 @@ def test_no_detection_at_all_is_ap_0_with_a_warning(exhaustive):
     assert set(scores.metrics.values()) == {0.0}
     assert {"bbox AP", "mask AP", "bbox AP50", "mask AP/disc"} <= scores.metrics.keys()
     assert "no detection" in scores.notes[0]
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "area"])
+@pytest.mark.parametrize("polygons", [False, True])
+def test_what_an_annotation_may_leave_out_is_filled_in(key, polygons):
+    truth = truth_of(0)
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 0
+        if polygons:
+            x, y, w, h = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    found = detections_of(truth_of(0), 1)
+    expected = score(truth, found, exhaustive=True).metrics
+    for annotation in truth["annotations"]:
+        del annotation[key]
+    assert score(truth, found, exhaustive=True).metrics == pytest.approx(expected)
+
+
+def test_crowds_alone_have_no_figures():
+    truth = truth_of(0)
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 1
+    scores = score(truth, detections_of(truth_of(0), 1))
+    assert not scores.metrics
+    assert "nothing to find" in scores.notes[0]
 
 
 def test_what_cannot_be_scored_is_left_out():
@@ -316,6 +342,24 @@ def test_a_config_that_does_not_fit_the_data_or_the_program_is_refused(line, rea
         coco.check(options("x.pth", "--data", str(data), "--protocol", str(path)))
 
 
+def test_a_file_without_area_can_be_trained_on(data, tmp_path):
+    shutil.copytree(data, tmp_path / "set")
+    listing = tmp_path / "set/annotations/instances_train2017.json"
+    content = json.loads(listing.read_text())
+    for annotation in content["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    listing.write_text(json.dumps(content))
+    init_default_scope("mmdet")
+    config = {"type": "InstanceSet", "ann_file": str(listing), "data_prefix": {"img": "x"}, "pipeline": []}
+    config["metainfo"] = {"classes": NAMES}
+    images = training._data_set(config)
+    assert sum(len(images.get_data_info(i)["instances"]) for i in range(len(images))) == len(content["annotations"])
+    del content["annotations"][0]["bbox"]  # the doctor does not parse the largest files
+    listing.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"cannot be read .*prepare_data"):
+        training._data_set(config)
+
+
 @pytest.mark.parametrize(
     ("family", "option", "reason"),
     [
@@ -377,8 +421,6 @@ def spoil(folder: Path, how: str) -> None:
     ],
 )
 def test_bad_data_is_found_before_any_compute(how, reason, data, tmp_path, checkpoints, capsys):
-    import shutil
-
     folder = tmp_path / "set"
     shutil.copytree(data, folder)
     coco.check(options(str(checkpoints["vit"]), "--data", str(folder)))
@@ -389,17 +431,17 @@ def test_bad_data_is_found_before_any_compute(how, reason, data, tmp_path, check
 
 
 def test_other_annotations_or_photographs_are_another_data_set(data, tmp_path):
-    import shutil
-
     args = options("x.pth", "--data", str(tmp_path / "set"))
     shutil.copytree(data, args.data)
     before = coco.fingerprint(args).sha256
     assert coco.fingerprint(args).sha256 == before
-    (args.data / "val2017/0.png").write_bytes(b"another")
-    changed = coco.fingerprint(args).sha256
+    found = {before}
+    for photograph in ("val2017/0.png", "train2017/3.png"):
+        (args.data / photograph).write_bytes(b"another")
+        found.add(coco.fingerprint(args).sha256)
     listing = args.data / "annotations/instances_train2017.json"
     listing.write_text(listing.read_text() + "\n")
-    assert len({before, changed, coco.fingerprint(args).sha256}) == 3
+    assert len(found | {coco.fingerprint(args).sha256}) == 4
     assert coco.fingerprint(args).miniature
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfpatch.eval.doctor import check_ade20k, check_coco, check_davis, check_imagenet
+from selfpatch.eval import coco_set
+from selfpatch.eval.coco_set import check_coco, photograph_names, photograph_sizes
+from selfpatch.eval.doctor import check_ade20k, check_davis, check_imagenet
 from selfpatch.eval.findings import Finding, require, sample
 from selfpatch.eval.prepare import main
 from selfpatch.pretrain.cli import UserError
@@ -124,6 +126,12 @@ def test_the_official_ade20k_needs_no_class_file(ade):
 
 
 VAL = "annotations/instances_val2017.json"
+
+
+def shape(content: dict, segmentation) -> None:
+    content["annotations"][0]["segmentation"] = segmentation
+
+
 FAULTS_OF_COCO = {
     "photographs of another set": (
         lambda r: edit(r / VAL, lambda c: c["images"][0].update(file_name="z.jpg")),
@@ -139,6 +147,47 @@ FAULTS_OF_COCO = {
     "unknown image": (lambda r: edit(r / VAL, lambda c: c["annotations"][1].update(image_id=9)), ["image 9"]),
     "id twice": (lambda r: edit(r / VAL, lambda c: c["annotations"][1].update(id=1)), ["annotation id 1 twice"]),
     "no mask": (lambda r: edit(r / VAL, lambda c: c["annotations"][1].pop("segmentation")), ["no mask"]),
+    "image without a width": (lambda r: edit(r / VAL, lambda c: c["images"][0].pop("width")), ["image 1", "no width"]),
+    "image without a name": (
+        lambda r: edit(r / VAL, lambda c: c["images"][1].pop("file_name")),
+        ["image 2", "file_name"],
+    ),
+    "a number for a name": (lambda r: edit(r / VAL, lambda c: c["images"][0].update(file_name=5)), ["no file_name"]),
+    "images of another kind": (lambda r: edit(r / VAL, lambda c: c.update(images=[1])), ["image number 0", "id"]),
+    "a list for an id": (lambda r: edit(r / VAL, lambda c: c["images"][0].update(id=[1])), ["image number 0", "id"]),
+    "category without a name": (lambda r: edit(r / VAL, lambda c: c["categories"][0].pop("name")), ["category 7"]),
+    "null for annotations": (lambda r: edit(r / VAL, lambda c: c.update(annotations=None)), ["not an instance"]),
+    "a text for an annotation": (
+        lambda r: edit(r / VAL, lambda c: c["annotations"].append("x")),
+        ["annotation number 2 is no object"],
+    ),
+    "unhashable category": (
+        lambda r: edit(r / VAL, lambda c: c["annotations"][0].update(category_id={})),
+        ["annotation 1 has category {}"],
+    ),
+    "unhashable image": (lambda r: edit(r / VAL, lambda c: c["annotations"][0].update(image_id=[])), ["image []"]),
+    "no id": (lambda r: edit(r / VAL, lambda c: c["annotations"][0].pop("id")), ["annotation number 0 has no"]),
+    "null for a box": (lambda r: edit(r / VAL, lambda c: c["annotations"][0].update(bbox=None)), ["no box"]),
+    "a box of texts": (
+        lambda r: edit(r / VAL, lambda c: c["annotations"][0].update(bbox=list("abcd"))),
+        ["four numbers"],
+    ),
+    "two points": (lambda r: edit(r / VAL, lambda c: shape(c, [[1, 1, 2, 2]])), ["annotation 1 has a polygon"]),
+    "half a point": (lambda r: edit(r / VAL, lambda c: shape(c, [[1, 1, 2, 2, 3, 3, 4]])), ["has a polygon"]),
+    "a text for a mask": (lambda r: edit(r / VAL, lambda c: shape(c, "abc")), ["neither polygons nor RLE"]),
+    "mask of another size": (
+        lambda r: edit(r / VAL, lambda c: shape(c, {"size": [9, 9], "counts": "abc"})),
+        ["RLE mask of size [9, 9], but its image is [16, 24]"],
+    ),
+    "runs of another size": (
+        lambda r: edit(r / VAL, lambda c: shape(c, {"size": [16, 24], "counts": [50, 50]})),
+        ["runs do not add up"],
+    ),
+    "crowds alone": (
+        lambda r: edit(r / VAL, lambda c: [a.update(iscrowd=1) for a in c["annotations"]]),
+        ["crowds alone"],
+    ),
+    "no JSON": (lambda r: (r / VAL).write_bytes(b"\xff\xfe\x00"), [VAL, "is not JSON"]),
     "captions": (lambda r: (r / VAL).write_text('{"info": 1}'), [VAL, "not an instance annotation file"]),
     "no annotations": (lambda r: (r / VAL).unlink(), [VAL, "annotations_trainval2017.zip"]),
 }
@@ -150,6 +199,37 @@ def test_coco_faults_are_named(coco, fault):
     spoil(coco)
     found = errors(check_coco(coco))
     assert all(word in found for word in words), found
+
+
+def test_coco_may_leave_out_area_and_iscrowd_and_warns_of_flat_boxes(coco):
+    for key in ("area", "iscrowd"):
+        edit(coco / VAL, lambda c, key=key: [a.pop(key) for a in c["annotations"]])
+    assert not errors(check_coco(coco))
+    edit(coco / VAL, lambda c: c["annotations"][1].update(bbox=[1, 1, 0, 0]))
+    found = check_coco(coco)
+    assert not errors(found)
+    assert any("1 boxes without an area (first: annotation 2)" in str(f) and f.level == "warn" for f in found)
+
+
+@pytest.mark.parametrize("fault", ["photographs of another set", "other categories", "captions"])
+def test_a_coco_file_too_large_to_parse_is_still_looked_at(coco, fault, monkeypatch):
+    monkeypatch.setattr(coco_set, "HUGE", 0)
+    assert not errors(check_coco(coco))
+    spoil, words = FAULTS_OF_COCO[fault]
+    spoil(coco)
+    found = errors(check_coco(coco))
+    assert all(word in found for word in words), found
+
+
+def test_photographs_in_folders_and_with_odd_names_are_found(tmp_path):
+    photograph(tmp_path / "a/b.jpg")
+    photograph(tmp_path / 'c "d" é.jpg')
+    names = ["a/b.jpg", 'c "d" é.jpg', "a/lost.jpg", "nowhere/e.jpg"]
+    for ascii_only in (True, False):
+        listing = json.dumps({"images": [{"file_name": name} for name in names]}, ensure_ascii=ascii_only)
+        assert photograph_names(listing.encode()) == names
+    sizes = {name: (tmp_path / name).stat().st_size for name in names[:2]}
+    assert photograph_sizes(tmp_path, names) == sizes
 
 
 def test_coco_photographs_may_lie_elsewhere(coco, tmp_path):
