@@ -147,6 +147,7 @@ def _sudden_end(error: ChildFailedError) -> tuple[str, int]:
 ENVIRONMENT = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}}
 
 
+PRECISIONS = ("fp32", "bf16")
 # lines of mmengine's that are always the same
 CHATTER = ("Hooks will be executed", "Distributed training is not used")
 
@@ -157,8 +158,8 @@ class PreciseOptimWrapper(OptimWrapper):
 
     def __init__(self, *args, precision: str = "fp32", **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        if precision not in ("fp32", "bf16"):
-            raise UserError(f"precision={precision!r} is unknown: choose fp32 or bf16")
+        if precision not in PRECISIONS:
+            raise UserError(f"precision={precision!r} is unknown: choose {' or '.join(PRECISIONS)}")
         self.precision = precision
 
     def optim_context(self, model: torch.nn.Module):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import platform
 import time
 from collections.abc import Sequence
@@ -13,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
 from selfpatch.pretrain import data, hooks, optim  # noqa: F401 - optim registers what the Runner builds
-from selfpatch.pretrain.augment import View, is_local
+from selfpatch.pretrain.augment import is_local
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.config import CONFIGS, ConfigOptions, load_config, method_class  # noqa: F401 - for others
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, check_work_dir, read_meta
 from selfpatch.pretrain.runner import (
@@ -35,7 +32,6 @@ from selfpatch.pretrain.runner import (
     start_distributed,
 )
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
 DESCRIPTION = f"""Pretrain a vision transformer with DINO, SelfPatch or MoBY.
 
@@ -46,78 +42,6 @@ A config names a method, a network and a recipe; see configs/pretrain/. Any fold
   tools/pretrain.sh dino_toy --cfg-options schedule.epochs=3 data.batch_size=16
   tools/pretrain.sh CONFIG --gpus 8                         one process a GPU (torchrun)
   tools/pretrain.sh CONFIG --resume                         go on where it stopped"""
-
-
-def load_config(name: str, options: dict | None = None) -> Config:
-    """Read a config and refuse keys that nothing reads.
-
-    Args:
-        name: a path, or the name of a file in ``configs/pretrain``.
-        options: overrides by dotted key.
-
-    Raises:
-        UserError: there is no such config, it is no valid config, or a key is unknown.
-    """
-    folder = CONFIGS / "pretrain"
-    path = next((path for path in (Path(name), folder / name, folder / f"{name}.py") if path.is_file()), None)
-    if path is None:
-        known = sorted(path.stem for path in folder.glob("*.py"))
-        near = difflib.get_close_matches(Path(name).stem, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f": choose one of {', '.join(known)}"
-        raise UserError(f"no such config: {name}{hint}")
-    try:
-        config = Config.fromfile(path)
-        config.merge_from_dict(options or {})
-    except (SyntaxError, NameError, TypeError, KeyError, FileNotFoundError) as error:
-        raise UserError(f"{path} cannot be read as a config: {' '.join(str(error).split())[:300]}") from None
-    check_keys(config)
-    return config
-
-
-def check_keys(config: Config) -> None:
-    """Raise :class:`UserError` for any key that nothing reads: mmengine itself would accept it in silence."""
-    base = Config.fromfile(CONFIGS / "_base_" / "pretrain.py")
-    known(config, base, "")
-    for section in ("data", "optimizer", "checkpoint"):
-        known(config[section], base[section], f"{section}.")
-    for name, view in config.views.items():
-        known(view, inspect.signature(View).parameters, f"views.{name}.")
-    method = method_class(config)
-    known(config.schedule, inspect.signature(method.schedule_class).parameters, "schedule.")
-    known(config.model, ["type", *inspect.signature(method).parameters], "model.")
-    backbone = backbone_class(config.model.backbone.type)
-    known(config.model.backbone, ["type", *inspect.signature(backbone).parameters], "model.backbone.")
-
-
-def known(section: dict, allowed: Sequence[str], prefix: str) -> None:
-    """Raise :class:`UserError` for the first key of ``section`` that is not ``allowed``."""
-    for key in section:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, list(allowed), n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(allowed)}"
-            raise UserError(f"unknown config key {prefix}{key}: {hint}")
-
-
-def method_class(config: Config) -> type[Method]:
-    """The class of ``config.model``; ``config.method`` names its module in this package."""
-    try:
-        importlib.import_module(f"selfpatch.pretrain.{config.method}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"method={config.method!r}: there is no pretrain/{config.method}.py ({error})") from None
-    found = MODELS.get(config.model.type)
-    if found is None or not issubclass(found, Method):
-        raise UserError(f"model.type={config.model.type!r} is no method of pretrain/{config.method}.py")
-    return found
-
-
-def backbone_class(name: str) -> type[torch.nn.Module]:
-    """The class of a backbone; ``pretrain/swin.py``, which imports mmdet, only when a config names it."""
-    if name == "Swin":
-        importlib.import_module("selfpatch.pretrain.swin")
-    found = MODELS.get(name)
-    if found is None or not issubclass(found, torch.nn.Module):
-        raise UserError(f"model.backbone.type={name!r} is no known backbone: choose VisionTransformer or Swin")
-    return found
 
 
 def build_method(config: Config) -> Method:
@@ -292,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
     add("--work-dir", metavar="DIR", help="where checkpoints and logs go (default: work_dirs/<config>)")
     add("--resume", action="store_true", help="go on from the newest checkpoint of the work dir")
     add("--untrained", action="store_true", help="only write the untrained network's checkpoint, as a baseline")
-    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="override config keys")
+    add("--cfg-options", nargs="+", action=ConfigOptions, default={}, metavar="KEY=VALUE", help="override config keys")
     add("--gpus", type=int, default=1, help="processes on this machine, one a GPU")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
     args = parser.parse_args(argv)

@@ -159,7 +159,9 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"unknown ViT size {size!r}: choose one of {', '.join(SIZES)}")
-        dim, self.depth, self.heads = (given or own for given, own in zip((embed_dim, depth, heads), SIZES[size]))
+        dim, self.depth, self.heads = (
+            own if given is None else given for given, own in zip((embed_dim, depth, heads), SIZES[size])
+        )
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
         if dim % self.heads:

@@ -29,7 +29,7 @@ model = dict(
     student_temp=0.1,
     centre_momentum=0.9,
 )
-views = dict(  # the teacher's global crops first; crops of one size go through the network together
+views = dict(  # crops of one size go through the network together; a view named local… is for the student alone
     global1=dict(size=224, scale=(0.25, 1.0), blur=1.0, solarise=0.0),
     global2=dict(size=224, scale=(0.25, 1.0), blur=0.1, solarise=0.2),
     local=dict(size=96, scale=(0.05, 0.25), blur=0.5, solarise=0.0, count=8),

@@ -21,9 +21,10 @@ from selfpatch.eval.convert import load_backbone
 from selfpatch.eval.davis_tree import write_mask
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.config import CONFIGS, load_config
 from selfpatch.pretrain.hooks import SetStep
 from selfpatch.pretrain.optim import TwoGroupConstructor
-from selfpatch.pretrain.train import CONFIGS, build_method, checkpoint_meta, load_config
+from selfpatch.pretrain.train import build_method, checkpoint_meta
 
 NAMES = sorted(path.stem for path in (CONFIGS / "pretrain").glob("*.py"))
 NARROW = {
