@@ -211,9 +211,11 @@ def method_class(config: Config) -> type[Method]:
         importlib.import_module(f"selfpatch.pretrain.{config.method}")
     except ModuleNotFoundError as error:
         raise UserError(f"method={config.method!r}: there is no pretrain/{config.method}.py ({error})") from None
-    found = MODELS.get(config.model.type) if isinstance(config.model.get("type"), str) else None
+    if "type" not in config.model or "backbone" not in config.model:
+        raise UserError("the config has no model.type or no model.backbone: start from a file of configs/_base_")
+    found = MODELS.get(config.model.type) if isinstance(config.model.type, str) else None
     if found is None or not issubclass(found, Method):
-        raise UserError(f"model.type={config.model.get('type')!r} is no method of pretrain/{config.method}.py")
+        raise UserError(f"model.type={config.model.type!r} is no method of pretrain/{config.method}.py")
     return found
 
 

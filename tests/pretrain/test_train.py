@@ -209,7 +209,7 @@ def test_a_work_dir_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
 
 def test_batch_norms_need_two_images(photos, tiny, tmp_path):
     config = load_config("moby_toy", {"data.batch_size": 1, "data.root": str(photos)})
-    with pytest.raises(UserError, match="data.batch_size=1: MoBYPretraining needs 2 or more"):
+    with pytest.raises(UserError, match=r"data.batch_size=1: MoBYPretraining needs 2 or more"):
         check_run(config, tmp_path, False, 1)
     check_run(config, tmp_path, False, 2)
 
