@@ -52,7 +52,9 @@ def bars(
     rows = [row for row in table.rows if column in row.cells and np.isfinite(row.cells[column].mean)]
     has_deltas = any(row.cells[column].delta is not None for row in rows)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(9.0 if has_deltas else 7.5, 1.3 + 0.36 * len(rows))
+        names = [_row_name(table, row) for row in rows]
+        lines = max(name.count("\n") + 1 for name in names)
+        figure = _figure(9.0 if has_deltas else 7.5, 1.3 + max(0.36, 0.17 * lines) * len(rows))
         left, *right = figure.subplots(1, 2 if has_deltas else 1, sharey=True, squeeze=False)[0]
         means = [row.cells[column].mean for row in rows]
         spreads = [row.cells[column].std or 0.0 for row in rows]
@@ -78,9 +80,11 @@ def bars(
                 va="center",
                 fontsize=8,
             )
-        left.set_yticks(places, [_row_name(table, row) for row in rows])
+        left.set_yticks(places, names)
         left.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
-        left.set_xlim(0, max([*means, 1e-9]) * (1.5 if spread else 1.2))  # room for the figures
+        left.set_xlim(
+            0, max([*means, 1e-9]) * (1.5 if any(row.cells[column].n > 1 for row in rows) else 1.2)
+        )  # for the figures
         left.set(xlabel=f"{metric} (per cent)")
         _title(figure, table.title)
         left.grid(axis="y", visible=False)
@@ -125,7 +129,7 @@ def _delta_panel(
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.1)
     baseline = next(row.method for row in table.rows if row.is_baseline)
-    interval = f"\n95 % interval, paired bootstrap {' / '.join(sorted(units))}" if units else ""
+    interval = f"\n95 % interval, paired bootstrap\n{' / '.join(sorted(units))}" if units else ""
     axes.set(xlabel=f"Δ {metric} to {baseline} (points){interval}")
     axes.grid(axis="y", visible=False)
 
@@ -141,7 +145,9 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
     names = short_names(ablation.axes)
     ordered = all(_is_number(value) for value in values)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(max(6.0, 1.6 + 0.75 * len(values)), 3.6)
+        longest = max(map(len, values))
+        slanted = longest > 9  # characters that fit beside each other
+        figure = _figure(max(6.0, 1.6 + 0.75 * len(values)), 3.4 + slanted * 0.04 * longest)
         axes = figure.subplots()
         lines = ablation.frame.groupby(others, sort=False) if others else [((), ablation.frame)]
         for index, (setting, part) in enumerate(lines):
@@ -166,15 +172,17 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
                         f"{score:.1f}", (place, score), (0, 6), textcoords="offset points", ha="center", fontsize=8
                     )
         axes.set_xticks(range(len(values)), values)
+        if slanted:
+            axes.tick_params(axis="x", labelrotation=30, labelsize=8)
+            for label in axes.get_xticklabels():
+                label.set(horizontalalignment="right", rotation_mode="anchor")
         axes.set_xlim(-0.4, len(values) - 0.6)
         axes.margins(y=0.2)
         axes.set(xlabel=names[axis], ylabel=f"{metric} (per cent)")
         _title(figure, ablation.title)
         axes.grid(axis="x", visible=False)
         if others:
-            widest = max(len(text) for text in axes.get_legend_handles_labels()[1])
-            fitting = int(figure.get_figwidth() * 14 / (widest + 8))  # entries of that many characters side by side
-            figure.legend(loc="outside lower center", ncols=max(1, fitting), fontsize=8)
+            _legend(figure, axes)
     return figure
 
 
@@ -201,8 +209,11 @@ def sequences(
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         _title(figure, title)
-        axes.set(xlabel=f"J&F (per cent), mean of a sequence's objects; ordered by {top} minus {reference}")
-        figure.legend(loc="outside lower center", ncols=min(4, len(scores)), fontsize=8)
+        axes.set(
+            xlabel="J&F (per cent), mean of a sequence's objects; ordered by\n"
+            + _wrapped(f"{top} minus {reference}", 80)
+        )
+        _legend(figure, axes)
     return figure
 
 
@@ -232,13 +243,26 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _title(figure: Figure, text: str) -> None:
-    lines = textwrap.wrap(text, int(figure.get_figwidth() * 11.5))  # characters that fit an inch in this size
-    figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left")
+    text = _wrapped(text, int(figure.get_figwidth() * 11.5))  # characters that fit an inch in this size
+    figure.suptitle(text, x=0.01, horizontalalignment="left")
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """A legend below the axes, for which the figure grows."""
+    labels = axes.get_legend_handles_labels()[1]
+    widest = max(map(len, labels))
+    columns = max(1, int(figure.get_figwidth() * 14 / (widest + 8)))  # entries of that many characters side by side
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def _row_name(table: Table, row: Row) -> str:
     epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs else ""
-    return f"{row.label}\n{row.arch}{epochs}"
+    return f"{_wrapped(row.label, 36)}\n{row.arch}{epochs}"
 
 
 def _is_number(text: str) -> bool:

@@ -217,7 +217,7 @@ def print_report(
     published: dict[str, pd.DataFrame],
 ) -> None:
     """Print every table; into a pipe with room for the widest."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     for table in [*([overview] if len(sections) > 1 else []), *(section.table for section in sections)]:
         console.print(to_rich(table))
     lines = bootstrap_lines(sections)

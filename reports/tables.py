@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.align import Align
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -295,7 +296,8 @@ def to_rich(table: Table) -> Group:
         grid.add_column(name, overflow="fold", vertical="top")
     for group, name in table.headings:
         heading = f"{group.replace(', ', NEWLINE)}\n{name}" if group else name
-        grid.add_column(Text(f"{heading} ", justify="right"), justify="right", overflow="fold", vertical="bottom")
+        head = Align.right(Text(f"{heading} ", justify="right"), vertical="bottom")
+        grid.add_column(head, justify="right", overflow="fold", vertical="top")
     for row in table.rows:
         cells = []
         for name, (_, metric) in zip(table.columns, table.headings, strict=True):

@@ -1,5 +1,7 @@
 """Plots hold what the tables say; nothing of them stays behind in matplotlib."""
 
+import itertools
+
 import matplotlib
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from selfpatch.reports.ablation import Ablation
 from selfpatch.reports.compare import Difference
 from selfpatch.reports.plots import GREY, bars, curve, method_colours, png_bytes, sequences
-from selfpatch.reports.tables import Row, Table, finish_table
+from selfpatch.reports.tables import Cell, Row, Table, finish_table
 
 
 def texts(figure):
@@ -16,8 +18,6 @@ def texts(figure):
 
 @pytest.fixture
 def table():
-    from selfpatch.reports.tables import Cell
-
     scores = {"Random": 20.0, "DINO": 60.0, "DINO+SelfPatch": 63.0}
     rows = [Row(method, "vit-s16", 200, "", {"J&F": Cell(score)}) for method, score in scores.items()]
     made = Table("DAVIS: a set, protocol p@1", {"task": "davis"}, ["J&F"], [("", "J&F")], rows, False)
@@ -70,6 +70,52 @@ def test_sequences_are_ordered_by_the_best_rows_gain():
     scores = {"DINO": {"a": 50.0, "b": 50.0, "c": 50.0}, "X": {"a": 51.0, "b": 60.0, "c": 40.0}}
     figure = sequences("t", scores, "DINO", {"DINO": "black", "X": "blue"})
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["b", "a", "c"]
+
+
+LONG = [
+    "DINO",
+    "DINO+SelfPatch (aggregation=attention, k=1, neighbourhood=3)",
+    "MoBY+SelfPatch (positives only) (checkpoint 0123abcd)",
+    "a_name_of_sixty_letters_without_any_place_where_it_could_break",
+]
+
+
+def assert_readable(figure):
+    """No text is cut off by the figure's edge, and no two labels of an axis lie on each other."""
+    figure.canvas.draw()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()  # of what is drawn
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.02, box
+    for axes in figure.axes:
+        assert axes.get_window_extent().height > 40
+        assert axes.get_window_extent().width > 100
+        rows = sorted((label.get_window_extent() for label in axes.get_yticklabels()), key=lambda box: box.y0)
+        assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(rows))
+
+
+def test_long_names_are_readable_in_bars():
+    rows = [Row(name, "vit-s16", 200, "", {"J&F": Cell(50.0 + i, 0.0, 3)}) for i, name in enumerate(LONG)]
+    made = Table(f"DAVIS: a set, protocol p@1{'+radius=4' * 9}", {}, ["J&F"], [("", "J&F")], rows, False)
+    finish_table(made, "DINO")
+    interval = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
+    assert_readable(bars(made, "J&F", "J&F", {2: interval}, method_colours(LONG)))
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_long_names_are_readable_by_sequence(count):
+    scores = {name: {f"sequence-{n}": 10.0 * i for n in range(count)} for i, name in enumerate(LONG)}
+    assert_readable(sequences("vit-s16 on a set", scores, "DINO", method_colours(LONG)))
+
+
+@pytest.mark.parametrize("others", [[], ["weight"]])
+def test_long_names_are_readable_along_a_curve(others):
+    lines = [(name, w, 50.0) for name in LONG for w in (["0.1", "0.5"] if others else ["0.1"])]
+    frame = pd.DataFrame(lines, columns=["config", "weight", "J&F"])
+    frame = frame.assign(**{"J&F std": None, "J&F n": 1, "status": "done"})
+    values = {"config": LONG, "weight": ["0.1", "0.5"]}
+    figure = curve(Ablation("Sweep a: b", ["config", *others], values, ["J&F"], frame, False), "J&F", "config")
+    assert_readable(figure)
+    labels = figure.axes[0].get_xticklabels()
+    assert {(label.get_rotation(), label.get_horizontalalignment()) for label in labels} == {(30.0, "right")}
 
 
 def test_a_method_keeps_its_colour_and_random_is_grey():
