@@ -36,14 +36,15 @@ HARMLESS = [
 SAFETENSORS_META = "selfpatch"  # under this name, as JSON, our metadata stands in a safetensors file's own
 
 
-def load_file(path: str | Path, unsafe: bool = False) -> Any:
+def load_file(path: str | Path, unsafe: bool | None = None) -> Any:
     """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without running what it pickles.
 
     Safetensors with metadata of ours come as ``{"meta": ..., "state_dict": ...}``, all others as their tensors.
 
     Args:
         path: the file.
-        unsafe: the user's word (``--unsafe-load``) that this file may run code while it is read.
+        unsafe: the user's word (``--unsafe-load``) that this file may run code while it is read; None where the command
+            has no such option.
 
     Raises:
         UserError: the file is missing, is not a checkpoint, is cut short, or holds objects that need ``unsafe``.
@@ -75,7 +76,7 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
             warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error))) from None
+        raise UserError(_refusal(path, str(error), unsafe is not None)) from None
     except ImportError as error:  # only where the user said that the file may import
         raise UserError(f"{path} needs a package that is not installed ({error})") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
@@ -85,17 +86,15 @@ def load_file(path: str | Path, unsafe: bool = False) -> Any:
         ) from None
 
 
-def _refusal(path: Path, reason: str) -> str:
+def _refusal(path: Path, reason: str, option: bool) -> str:
     """One line for torch's page of advice: which object was refused, or that the file is no pickle at all."""
+    advice = "if you trust its origin, add --unsafe-load" if option else "no checkpoint of this project holds such"
     for sign in ("Unsupported global: GLOBAL ", "Unsupported class ", "Trying to load unsupported GLOBAL "):
         if sign in reason:
             name = reason.split(sign, 1)[1].split()[0].rstrip(".,:")
-            return (
-                f"{path} holds a {name} object, which could run code when read, so it was not opened: "
-                "if you trust its origin, add --unsafe-load"
-            )
+            return f"{path} holds a {name} object, which could run code when read, so it was not opened: {advice}"
     if zipfile.is_zipfile(path):
-        return f"{path} holds something that cannot be read safely: if you trust its origin, add --unsafe-load"
+        return f"{path} holds something that cannot be read safely: {advice}"
     return f"{path} is not a checkpoint (neither torch.save's format nor safetensors)"
 
 

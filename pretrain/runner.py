@@ -189,10 +189,10 @@ class SafeRunner(Runner):
     """A Runner that reads checkpoints safely and strictly, and writes them atomically.
 
     mmengine's own reads with full unpickling and ignores keys that do not match. ``unsafe_load`` is the user's word
-    that a checkpoint may run code when it is read.
+    that a checkpoint may run code when it is read; None where there is no way to give it.
     """
 
-    unsafe_load = False
+    unsafe_load: bool | None = None
 
     def load_checkpoint(self, filename: str, map_location="cpu", strict: bool = True, revise_keys=()) -> dict:
         """Load weights strictly; :class:`UserError` names keys that do not match."""
@@ -263,6 +263,9 @@ class SafeRunner(Runner):
         """The whole config stands in the checkpoint."""
 
 
+STEADIER = "a lower learning rate or fp32 may keep it finite"
+
+
 @HOOKS.register_module()
 class KeepCheckpoints(Hook):
     """Saves the run every ``interval`` epochs (or iterations) and at the end, and keeps the last ``keep`` files.
@@ -275,6 +278,7 @@ class KeepCheckpoints(Hook):
         by_epoch: which of the two.
         keep: how many ``epoch_<n>.pth`` (``iter_<n>.pth``) stay.
         meta: gives what the metadata holds beside epoch, iteration and seed.
+        advice: what a user is told to do about a state that is not finite.
     """
 
     priority = "VERY_LOW"  # after everything that changes weights
@@ -285,8 +289,9 @@ class KeepCheckpoints(Hook):
         by_epoch: bool = True,
         keep: int = 1,
         meta: Callable[[Runner], dict] | None = None,
+        advice: str = STEADIER,
     ):
-        self.interval, self.by_epoch, self.keep, self.meta = interval, by_epoch, keep, meta
+        self.interval, self.by_epoch, self.keep, self.meta, self.advice = interval, by_epoch, keep, meta, advice
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save, if checkpoints go by epoch and this one is due."""
@@ -302,7 +307,7 @@ class KeepCheckpoints(Hook):
     def _save(self, runner: Runner, name: str) -> None:
         broken = [key for key, value in runner.model.state_dict().items() if not _finite(value)]
         if broken:
-            raise UserError(f"{broken[0]} is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}")
+            raise UserError(f"{broken[0]} is not finite {last_good(runner)}; {self.advice}")
         folder = Path(runner.work_dir)
         runner.save_checkpoint(folder, name, meta=self.meta(runner) if self.meta else {}, by_epoch=self.by_epoch)
         point_to(folder / name, folder / "checkpoint.pth")
@@ -315,21 +320,28 @@ class KeepCheckpoints(Hook):
 
 @HOOKS.register_module()
 class StopWhenNotFinite(Hook):
-    """Stops the run at the first loss that is not finite; the last checkpoint stays as it is."""
+    """Stops the run at the first loss that is not finite; the last checkpoint stays as it is.
+
+    Args:
+        advice: what a user is told to do about it.
+    """
 
     priority = "VERY_HIGH"
+
+    def __init__(self, advice: str = STEADIER) -> None:
+        self.advice = advice
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Look at the loss that has just been computed."""
         if outputs and not _finite(torch.as_tensor(outputs["loss"])):
-            raise UserError(f"the loss is not finite at iteration {runner.iter + 1}: {last_good(runner.work_dir)}")
+            raise UserError(f"the loss is not finite {last_good(runner)}; {self.advice}")
 
 
-def last_good(work_dir: str | Path) -> str:
-    """What a run that has to stop tells its user to do."""
-    newest = Path(work_dir) / "checkpoint.pth"
+def last_good(runner: Runner) -> str:
+    """When a run has to stop, and what is left of it."""
+    newest = Path(runner.work_dir) / "checkpoint.pth"
     kept = f"the last good state is {newest}" if newest.exists() else "no checkpoint had been saved yet"
-    return f"{kept}; lower the learning rate or train in fp32, then go on with --resume"
+    return f"at iteration {runner.iter + 1}: {kept}"
 
 
 def _finite(value: torch.Tensor) -> bool:

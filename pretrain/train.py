@@ -33,6 +33,7 @@ from selfpatch.pretrain.runner import (
 )
 
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
+STEADIER = "start anew in another --work-dir with a lower schedule.lr or with precision=fp32"
 DESCRIPTION = f"""Pretrain a vision transformer with DINO, SelfPatch or MoBY.
 
 A config names a method, a network and a recipe; see configs/pretrain/. Any folder of images will do.
@@ -188,11 +189,13 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             "param_scheduler": None,
         },
         custom_hooks=[
-            StopWhenNotFinite(),
+            StopWhenNotFinite(STEADIER),
             hooks.CountUnreadable(loader.dataset),
             hooks.SetStep(schedule),
             hooks.LogStep(),
-            KeepCheckpoints(config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: meta),
+            KeepCheckpoints(
+                config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: meta, advice=STEADIER
+            ),
         ],
         visualizer={"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]},
         randomness={"seed": config.seed},

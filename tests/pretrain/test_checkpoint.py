@@ -105,9 +105,15 @@ def test_a_pickled_call_is_refused_and_does_not_run(place, save, tmp_path):
     else:
         path = save(RunsCode(trace) if place == "alone" else {**WEIGHTS, "args": RunsCode(trace)})
     with pytest.raises(UserError, match=r"posix\.system .*--unsafe-load") as error:
-        load_file(path)
+        load_file(path, unsafe=False)
     assert "\n" not in str(error.value)
     assert not trace.exists()
+
+
+def test_a_command_without_the_option_does_not_name_it(save, tmp_path):
+    with pytest.raises(UserError, match=r"posix\.system .*no checkpoint of this project") as error:
+        load_file(save(RunsCode(tmp_path / "ran")))
+    assert "--unsafe-load" not in str(error.value)
 
 
 def test_the_users_word_lets_it_run(save, tmp_path):

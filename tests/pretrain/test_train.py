@@ -74,6 +74,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(photos, comman
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "not finite at iteration" in done.stderr
+    assert "start anew in another --work-dir" in done.stderr  # --resume would refuse another rate
     for path in (tmp_path / "run").glob("*.pth"):
         assert all(torch.isfinite(value).all() for value in load_file(path)["state_dict"].values())
 
