@@ -214,7 +214,7 @@ Write the backbone of any checkpoint in another layout, and prove that it arrive
 
 def main(argv: Sequence[str]) -> None:
     """Convert one checkpoint from the command line."""
-    from selfpatch.eval.export import TARGETS, export  # it needs this module
+    from selfpatch.eval.export import TARGETS, check_out, export  # it needs this module
 
     parser = command_parser(DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
@@ -225,6 +225,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_checkpoint_options(parser)
     args = parser.parse_args(argv)
+    check_out(args.out, args.checkpoint)
     loaded = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
     print(loaded.report(args.method), flush=True)
     if args.method:

@@ -21,7 +21,7 @@ from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.layout import explaining, some
 from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.files import atomic_path
+from selfpatch.pretrain.files import atomic_path, raise_unless_writable
 
 # What starts fresh in each target, by (target, architecture); mmseg's are mmdet's.
 FRESH = {
@@ -44,11 +44,9 @@ def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
     that the export can be loaded like any checkpoint, with its heads and under its method's name.
 
     Raises:
-        UserError: the target cannot hold the backbone, or ``out`` is the checkpoint itself.
+        UserError: the target cannot hold the backbone.
     """
     out, family = Path(out), loaded.arch["family"]
-    if out.exists() and out.samefile(loaded.checkpoint):
-        raise UserError(f"{out} is the checkpoint itself: choose another name for the export")
     name = "mmdet" if target == "mmseg" else target
     own, model, features = WRITERS[name, family](loaded)
     state = {**(model.state_dict() if model is not None else {}), **own}
@@ -64,6 +62,15 @@ def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
     _write(loaded, target, state, out)
     started = f"; fresh there: {', '.join(FRESH[name, family])} ({len(fresh)})" if fresh else ""
     return [f"export: all {len(own)} tensors in the layout of {target}{started}", f"export: {features}"]
+
+
+def check_out(out: Path, checkpoint: Path) -> None:
+    """Raise UserError, before any work, where an export cannot be written to ``out``."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name the file to write")
+    raise_unless_writable(out.parent, "the folder")
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        raise UserError(f"{out} is the checkpoint itself: choose another name for the export")
 
 
 def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out: Path) -> None:

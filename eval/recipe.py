@@ -19,7 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from selfpatch.eval.backbone import scaled_taps
+from selfpatch.eval.backbone import PUBLISHED_DEPTH, scaled_taps
 from selfpatch.eval.convert import LoadedBackbone
 from selfpatch.eval.record import Protocol
 from selfpatch.pretrain.cli import UserError
@@ -56,6 +56,7 @@ class Recipe:
     seed: int = _parameter(0, "of everything random in this training")
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name in ("batch_size", "lr", "base_batch"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
@@ -65,6 +66,27 @@ class Recipe:
             raise UserError(f"--drop-path {self.drop_path}: must be at least 0 and below 1")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"--precision {self.precision}: choose fp32 or bf16")
+        for name in ("weight_decay", "iters", "epochs", "warmup_iters", "poly_power", "frozen_blocks", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name):g}: must be 0 or more")
+        if not 0 < self.warmup_start <= 1:
+            raise UserError(f"--warmup-start {self.warmup_start:g}: must be above 0 and at most 1")
+        if list(self.steps) != sorted(set(self.steps)) or not all(0 < share < 1 for share in self.steps):
+            raise UserError(f"--steps {_text(self.steps)}: must be shares of the run, between 0 and 1 and rising")
+        if not self.taps or min(self.taps) < 0:
+            raise UserError(f"--taps {_text(self.taps)}: must be numbers of blocks, from 0")
+
+    def _check_kinds(self) -> None:
+        """Raise UserError where a config gives a parameter as something else than it is."""
+        for f in dataclasses.fields(self):
+            value, several = getattr(self, f.name), f.type.startswith("tuple")
+            kind = f.type.removeprefix("tuple[").partition(",")[0]
+            sound = several == isinstance(value, tuple) and all(
+                _is_kind(part, kind) for part in (value if several else (value,))
+            )
+            if not sound:
+                what = f"a tuple of {KINDS[kind][1]}" if several else KINDS[kind][0]
+                raise UserError(f"{self.name}: {f.name}={value!r} of its recipe is not {what}")
 
     @property
     def scaled_lr(self) -> float:
@@ -117,6 +139,20 @@ class Recipe:
         return f"{self.name}@{self.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+KINDS = {  # type of a parameter: one and several of it, in words
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "bool": ("True or False", ""),
+    "str": ("a text", ""),
+}
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind == "float":
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value).__name__ == kind  # exactly: True is no whole number
+
+
 OPTIONS = [f for f in dataclasses.fields(Recipe) if "help" in f.metadata]
 
 
@@ -132,11 +168,12 @@ def add_arguments(parser: argparse.ArgumentParser, task: str, default: str) -> N
         if isinstance(f.default, bool):
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"metavar": "X", "type": _numbers if isinstance(f.default, tuple) else type(f.default)}
+            options |= {"metavar": "X", "type": numbers if isinstance(f.default, tuple) else type(f.default)}
         parser.add_argument(f"--{f.name.replace('_', '-')}", **options)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas; ValueError if there is anything else in it."""
     return tuple(float(part) if re.search(r"[.e]", part) else int(part) for part in text.split(",") if part)
 
 
@@ -154,17 +191,24 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
         backbone: what it is for: its depth scales the taps, and it must be what the config insists on.
 
     Raises:
-        UserError: there is no such config, it has an unknown parameter or one out of range, or it is for another
-            architecture.
+        UserError: there is no such config, it cannot be read, it has an unknown parameter or one out of range, or it is
+            for another architecture.
     """
     path = CONFIGS / task / f"{args.protocol}.py"
     if args.protocol.endswith(".py"):
         path = Path(args.protocol)
     if not path.is_file():
         raise UserError(f"--protocol {args.protocol}: choose one of {', '.join(protocols(task))}, or a config file")
-    config = Config.fromfile(path)
-    stated = {key: tuple(v) if isinstance(v, list) else v for key, v in config.recipe.to_dict().items()}
-    if unknown := sorted(stated.keys() - {f.name for f in dataclasses.fields(Recipe)}):
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:  # a config is a program: it may raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} is no config that can be read ({type(error).__name__}: {reason})") from None
+    stated, insists = config.get("recipe"), config.get("insists", {})
+    if not isinstance(stated, dict) or "version" not in stated or not isinstance(insists, dict):
+        raise UserError(f"{path} has no recipe=dict(version=..., ...): start from one of configs/{task} with _base_")
+    stated = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.to_dict().items()}
+    if unknown := sorted(stated.keys() - {f.name for f in dataclasses.fields(Recipe)[1:]}):
         raise UserError(f"{path}: unknown in its recipe: {', '.join(unknown)}")
     published = Recipe(name=path.stem, **{"base_batch": stated.get("batch_size", 16), **stated})
     given = {f.name: getattr(args, f.name) for f in OPTIONS if hasattr(args, f.name)}
@@ -173,12 +217,14 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
     elif "epochs" in given:
         given.setdefault("iters", 0)
     recipe = dataclasses.replace(published, **given)
+    if max(recipe.taps) >= PUBLISHED_DEPTH:
+        raise UserError(f"--taps {_text(recipe.taps)}: count in {PUBLISHED_DEPTH} blocks, from 0; depth scales them")
     changed = [f.name for f in OPTIONS if getattr(recipe, f.name) != getattr(published, f.name)]
     if "iters" in changed and "epochs" in changed:  # one replaced the other
         changed.remove("epochs" if recipe.iters else "iters")
     name = f"{path.stem}@{recipe.version}" + "".join(f"+{key}={_text(getattr(recipe, key))}" for key in changed)
     if backbone is not None:
-        for key, value in config.get("insists", {}).items():
+        for key, value in insists.items():
             if backbone.arch.get(key) != value:
                 raise UserError(
                     f"{backbone.checkpoint} is a {backbone.arch['name']} with {key} {backbone.arch.get(key)}, but "
@@ -188,6 +234,9 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
             raise UserError("--taps and --tap-norm are for ViTs: a Swin is tapped at its four stages, with fresh norms")
         if recipe.tap_norm and not backbone.arch["final_norm"]:
             raise UserError(f"--tap-norm: {backbone.checkpoint} has no final norm")
+        places = backbone.arch["depth"] if backbone.arch["family"] == "vit" else len(backbone.arch["depths"])
+        if recipe.frozen_blocks > places:
+            raise UserError(f"--frozen-blocks {recipe.frozen_blocks}: {backbone.checkpoint} has {places}")
         recipe = recipe.for_arch(backbone.arch)
     return name, recipe, config
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, pseudo_collate
-from mmengine.dist import get_rank, init_dist, is_distributed
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -97,11 +97,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise :class:`UserError` on impossible options; silence every process but the first."""
-    for name in ("gpus", "accumulate", "save_every", "log_every"):
+    for name in ("accumulate", "save_every", "log_every"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
-    if torch.cuda.is_available() and args.launcher == "none" and args.gpus > torch.cuda.device_count():
-        raise UserError(f"--gpus {args.gpus}: this machine has {torch.cuda.device_count()}")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: must be 0 or more")
+    if args.launcher == "none":
+        running.check_gpus(args.gpus)
+    else:
+        launched_processes(args.launcher)
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # about its own DDP wrapper
     if args.launcher == "pytorch" and sys.platform == "linux":  # a killed torchrun must not leave us at work
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -147,8 +151,6 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
     folder = out / plan.recipe.folder_name(plan.identity)
     folder.mkdir(parents=True, exist_ok=True)
     running.start_distributed(args.launcher)
-    if args.launcher != "none" and not is_distributed():  # on GPUs the Runner would, later than ranks are needed
-        init_dist(args.launcher)
     lock = _lock(folder) if get_rank() == 0 else None
     if processes > 1 and not torch.cuda.is_available():
         print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
@@ -292,8 +294,18 @@ def _data_set(config: dict[str, Any]) -> Any:
 
 
 def launched_processes(launcher: str) -> int:
-    """How many processes ``launcher`` has started."""
-    return int(os.environ["WORLD_SIZE" if launcher == "pytorch" else "SLURM_NTASKS"])
+    """How many processes ``launcher`` has started.
+
+    Raises:
+        UserError: it did not start this one.
+    """
+    command, (_, count, *_) = running.LAUNCHERS[launcher]
+    if count not in os.environ:
+        raise UserError(
+            f"--launcher {launcher}: {count} is not set, so {command} did not start this process: "
+            f"start it with {command}, or use --gpus N alone"
+        )
+    return int(os.environ[count])
 
 
 def _lock(folder: Path):

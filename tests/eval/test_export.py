@@ -171,9 +171,19 @@ def test_a_file_that_may_run_code_is_exported_only_with_the_users_word(target, t
 
 
 @pytest.mark.parametrize("loaded", ["dino"], indirect=True)
-def test_the_checkpoint_itself_is_never_overwritten(loaded):
-    with pytest.raises(UserError, match="the checkpoint itself"):
-        export(loaded, "selfpatch", loaded.checkpoint)
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("{itself}", "the checkpoint itself"),
+        (".", "is a folder"),
+        ("{itself}/out.pth", "cannot be written: .* is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(loaded, out, reason):
+    before = loaded.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=reason):
+        main([str(loaded.checkpoint), out.format(itself=loaded.checkpoint), "--heads", "3"])
+    assert loaded.checkpoint.read_bytes() == before
 
 
 @pytest.mark.parametrize("loaded", ["dino"], indirect=True)
