@@ -7,4 +7,5 @@ checkpoints with each other and with nothing else.
 """
 
 _base_ = "semantic-fpn-40k.py"
+insists = dict(_delete_=True)  # on nothing: a Swin may have a quick look, too
 recipe = dict(iters=8_000, batch_size=16, lr=1e-4, warmup_iters=500)
