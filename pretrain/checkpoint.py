@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.files import atomic_path
+from selfpatch.pretrain.files import atomic_path, sweep, temporary_name
 
 # What published checkpoints hold beside tensors. Building any of these runs no code of the file's choosing.
 _numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
@@ -99,14 +99,16 @@ def _refusal(path: Path, reason: str, option: bool) -> str:
 
 
 def save_file(content: Any, path: str | Path) -> None:
-    """Write ``content`` with ``torch.save``, atomically."""
+    """Write ``content`` with ``torch.save``, atomically; what killed saves of ``path`` have left goes."""
+    sweep(path)
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 
 def point_to(path: Path, pointer: Path) -> None:
     """Make ``pointer`` another name of the file ``path``, replacing what it named in one step."""
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
+    sweep(pointer)
+    temporary = temporary_name(pointer)
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)

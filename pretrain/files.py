@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -41,6 +43,31 @@ def raise_unless_writable(folder: str | Path, option: str) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         why = "" if nearest.is_dir() else f": {nearest} is a file"
         raise UserError(f"{option} {folder} cannot be written{why}; choose another folder")
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process writes what will be ``path``; the suffix is kept."""
+    return path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.tmp{path.suffix}")
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what processes of this machine that are gone, killed while they wrote ``path``, have left beside it."""
+    mine = temporary_name(path := Path(path)).name
+    head, tail = mine.split(f".{os.getpid()}.tmp", 1)
+    for left in path.parent.glob(f"{glob.escape(head)}.*.tmp{glob.escape(tail)}"):
+        process = left.name[len(head) + 1 : -len(f".tmp{tail}")]
+        if process.isdecimal() and not _lives(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

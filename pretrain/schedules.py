@@ -47,6 +47,9 @@ class DINOSchedule:
         teacher_temp_start, teacher_temp, teacher_temp_warmup_epochs: τ_t, linearly by epoch, then constant.
         freeze_last_layer_epochs: epochs in which the heads' last layers get no gradient.
 
+    Attributes:
+        base_lr: the learning rate after warm-up.
+
     Raises:
         UserError: the warm-up is not shorter than the run.
     """
@@ -73,7 +76,8 @@ class DINOSchedule:
         check_warmup(epochs, warmup_epochs)
         self.iterations, self.epochs = iterations, epochs
         self.total, self.warmup = epochs * iterations, warmup_epochs * iterations
-        self.lr = (lr * batch / lr_batch, min_lr)
+        self.base_lr = lr * batch / lr_batch
+        self.lr = (self.base_lr, min_lr)
         self.weight_decay = (weight_decay, weight_decay_end)
         self.momentum = (momentum, momentum_end)
         self.teacher_temp = (teacher_temp_start, teacher_temp, teacher_temp_warmup_epochs)
@@ -105,6 +109,9 @@ class MoBYSchedule:
         weight_decay: constant.
         momentum, momentum_end: first and last momentum of the key network.
 
+    Attributes:
+        base_lr: the scaled base learning rate.
+
     Raises:
         UserError: the warm-up is not shorter than the run.
     """
@@ -126,7 +133,7 @@ class MoBYSchedule:
     ) -> None:
         check_warmup(epochs, warmup_epochs)
         self.total, self.warmup = epochs * iterations, warmup_epochs * iterations
-        self.warmup_lr, self.lr, self.min_lr = (rate * batch / lr_batch for rate in (warmup_lr, lr, min_lr))
+        self.warmup_lr, self.base_lr, self.min_lr = (rate * batch / lr_batch for rate in (warmup_lr, lr, min_lr))
         self.weight_decay, self.momentum = weight_decay, (momentum, momentum_end)
 
     def at(self, iteration: int) -> Step:
@@ -141,8 +148,8 @@ class MoBYSchedule:
     def lr_at(self, t: int) -> float:
         """The learning rate after ``t`` updates of the schedule."""
         if t < self.warmup:
-            return self.warmup_lr + t * (self.lr - self.warmup_lr) / self.warmup
-        return cosine(t, self.lr, self.min_lr, self.total)
+            return self.warmup_lr + t * (self.base_lr - self.warmup_lr) / self.warmup
+        return cosine(t, self.base_lr, self.min_lr, self.total)
 
 
 def check_warmup(epochs: int, warmup_epochs: int) -> None:

@@ -169,7 +169,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         options = {} if config.compile is True else {"backend": config.compile}
         method.student["backbone"].compile(**options)  # in place: the names in checkpoints stay as they are
 
-    adamw = {"betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
+    adamw = {"lr": schedule.base_lr, "betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
     runner = SafeRunner(
         model=method,
         work_dir=str(work_dir),

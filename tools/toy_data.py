@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from toy_scene import GROUND_TEXTURES, THING_CLASSES, Frame, Scene, World
 
+from selfpatch.eval.davis_tree import davis_palette
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import write_text
 
@@ -105,21 +106,12 @@ def jobs_of(plan: Plan) -> list[Job]:
 # --- files of one job -------------------------------------------------------------------------------------
 
 
-def davis_palette() -> list[int]:
-    """The 256 colours of DAVIS and VOC masks, flat RGB: an index's bits dealt out to R, G, B in turn."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), int)
-    for bit in range(8):
-        colours[:, bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-    return colours.ravel().tolist()
-
-
 def _save_jpeg(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=92, subsampling=0)  # fine textures do not survive halved chroma
 
 
-def _save_mask(path: Path, mask: np.ndarray, palette: list[int] | None = None) -> None:
+def _save_mask(path: Path, mask: np.ndarray, palette: tuple[int, ...] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(mask)  # mode L
     if palette is not None:

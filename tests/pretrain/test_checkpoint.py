@@ -5,8 +5,10 @@ import os
 import pickle
 import random
 import re
+import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.torch import save_file as save_safetensors
 
 from selfpatch.pretrain.checkpoint import load_file, plain, point_to, save_file
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import temporary_name
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,23 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         save_file({"f": lambda: 0}, path)
     assert torch.equal(load_file(path)["b"], WEIGHTS["b"])
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_what_killed_saves_left_goes_with_the_next(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+
+    def temporary(name: str, process: int) -> Path:
+        mine = temporary_name(tmp_path / name)
+        return mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{process}."))
+
+    left, pointer = temporary("epoch_2.pth", gone.pid), temporary("checkpoint.pth", gone.pid)
+    held, other = temporary("epoch_2.pth", os.getppid()), temporary("epoch_3.pth", gone.pid)
+    for path in (left, held, other, pointer):
+        path.write_bytes(b"half")
+    save_file(WEIGHTS, tmp_path / "epoch_2.pth")
+    point_to(tmp_path / "epoch_2.pth", tmp_path / "checkpoint.pth")
+    assert {path.name for path in tmp_path.iterdir()} == {"epoch_2.pth", "checkpoint.pth", held.name, other.name}
 
 
 def test_the_pointer_moves_in_one_step(tmp_path):
