@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ DESCRIPTION = """Draw the masks that several methods propagated, beside the fram
 example: python -m selfpatch.reports.masks --davis data/DAVIS --out work_dirs/report \\
              DINO=work_dirs/eval/a/masks SelfPatch=work_dirs/eval/b/masks"""
 COLOURS = np.array([(230, 97, 1), (0, 114, 178), (0, 158, 115), (204, 121, 167), (240, 228, 66)])  # colour-blind-safe
+TITLE = 32  # characters that fit above a picture
 SHOWN = (0.25, 0.6, 1.0)  # which frames, as shares of the sequence: the first is given, so it tells nothing
 
 
@@ -52,7 +54,10 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
     first = read_frame(davis / "JPEGImages" / resolution / sequence, rows[0])
     width = 2.4
     height = width * first.shape[0] / first.shape[1]
-    figure = Figure(figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.55), layout="constrained", dpi=110)
+    lines = max(len(textwrap.wrap(title, TITLE)) for title in columns)
+    figure = Figure(
+        figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.4 + 0.15 * lines), layout="constrained", dpi=110
+    )
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, name in enumerate(rows):
         frame = read_frame(davis / "JPEGImages" / resolution / sequence, name)
@@ -66,7 +71,7 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
             if row == 0:
-                axis.set_title(title, fontsize=9, parse_math=False)
+                axis.set_title(textwrap.fill(title, TITLE), fontsize=9, parse_math=False)
         axes[row, 0].set_ylabel(f"frame {int(name)}" if name.isdigit() else name, fontsize=8)
     figure.suptitle(sequence, fontsize=10, parse_math=False)
     return figure

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.reports.masks import COLOURS, main, overlay
+from selfpatch.reports.masks import COLOURS, main, overlay, sequence_picture
 
 
 def test_objects_are_tinted_background_and_void_are_not():
@@ -40,6 +40,14 @@ def test_one_picture_a_sequence(davis, tmp_path):
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert picture.width > picture.height
     assert (np.abs(colours - (0.45 * 90 + 0.55 * COLOURS[0])).max(1) < 12).any()
+
+
+def test_a_long_name_is_not_cut_off(davis):
+    names = ("DINO", "MoBY+SelfPatch (positives only), 200 epochs on COCO")
+    figure = sequence_picture(davis, "ball", dict.fromkeys(names, davis / "one"))
+    figure.canvas.draw()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.02
 
 
 def test_a_missing_mask_is_named(davis, tmp_path):
