@@ -26,6 +26,7 @@ from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
 
 DATA = Path("data/ade20k")
+EXTRAS = ("save_predictions",)
 DEFAULTS = {"vit": "upernet-160k", "swin": "upernet-swin-160k"}
 KNOWN = {"recipe", "insists", "model", "num_classes", "crop", "augment", "slide"}  # keys of a config
 

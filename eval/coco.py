@@ -33,6 +33,7 @@ from selfpatch.eval.record import Dataset, Evaluation, Protocol
 from selfpatch.pretrain.cli import UserError
 
 DATA = Path("data/coco")
+EXTRAS = ("check_scorer",)
 KNOWN = {"recipe", "insists", "model", "num_classes", "scales", "train_pipeline", "test_pipeline"}  # keys of a config
 DEFAULTS = {"vit": "mask-rcnn-1x", "swin": "mask-rcnn-swin-1x"}
 

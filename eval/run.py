@@ -8,7 +8,7 @@ A task is a module of this package with these functions; it is found by its name
 - ``fingerprint(args)`` gives a :class:`Dataset` (or its fields as a tuple);
 - ``evaluate(backbone, args, out)`` gives an :class:`Evaluation`; it may keep working files in ``out`` to go on from.
 
-``DATA`` is the default of ``--data``.
+``DATA`` is the default of ``--data``; ``EXTRAS`` names the options that ask for something beside the record.
 """
 
 from __future__ import annotations
@@ -144,7 +144,10 @@ def run(task: ModuleType, args: argparse.Namespace) -> Path:
     )
     if known and not args.force:
         record = read_record(known)
-        print(f"already recorded on {record['started']} (--force evaluates again):")
+        idle = ["--method"] if args.method not in (None, record["method"]) else []
+        idle += [f"--{name.replace('_', '-')}" for name in getattr(task, "EXTRAS", ()) if getattr(args, name)]
+        ignored = f", {', '.join(idle)} ignored (--force applies it)" if idle else " (--force evaluates again)"
+        print(f"already recorded on {record['started']}{ignored}:")
         show(record, known)
         return known
 

@@ -1,6 +1,7 @@
 """One command for every task: checks first, the certificate, the work, one record; and never the work twice."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -95,6 +96,24 @@ def test_the_same_again_shows_the_record_and_does_not_work(checkpoint, capsys):
     assert run.run(task, arguments(checkpoint)) == first
     assert task.worked == 1
     assert "already recorded" in capsys.readouterr().out
+
+
+def test_options_that_a_record_cannot_follow_are_said_to_be_ignored(checkpoint, capsys):
+    task = Task()
+    task.EXTRAS = ("save_predictions",)
+    run.run(task, arguments(checkpoint, save_predictions=False))
+    run.run(task, arguments(checkpoint, save_predictions=False, method="DINO"))  # the name that it has
+    assert "ignored" not in capsys.readouterr().out
+    run.run(task, arguments(checkpoint, save_predictions=True, method="Mine"))
+    assert "--method, --save-predictions ignored (--force applies it)" in capsys.readouterr().out
+    assert task.worked == 1
+
+
+@pytest.mark.parametrize("name", run.tasks())
+def test_extras_are_options_of_their_task(name):
+    task = importlib.import_module(f"selfpatch.eval.{name}")
+    args = run._parser(task, [name]).parse_args(["x.pth"])
+    assert all(hasattr(args, option) for option in getattr(task, "EXTRAS", ()))
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "network", "protocol", "data", "--force"])
