@@ -1,7 +1,7 @@
 """The images of a training as one endless stream in which every position has its own random numbers.
 
 The order of images and the augmentation of each depend on (seed, position in the stream) alone, and what a model draws
-depends on (seed, process, iteration): workers change nothing, and a run that was killed and went on ends with the very
+depends on (seed, process, iteration, part): workers change nothing, and a run that was killed and went on ends with the very
 numbers of one that was not.
 """
 
@@ -127,7 +127,8 @@ class AddressedTrainLoop(IterBasedTrainLoop):
             batch = next(batches)
             if part == 0:
                 self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
-                seed_everything(self.seed, 1 + get_rank(), self._iter)
+            # of each part: without workers, its loading has just left the generators anywhere
+            seed_everything(self.seed, 1 + get_rank(), self._iter * self.parts + part)
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
         self._iter += 1
