@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from selfpatch.pretrain.cli import UserError
 
 BLOCK = 1 << 20
+ENCRYPTED = 1  # of a zip member's flags (PKWARE's APPNOTE, section 4.4.4)
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,10 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
         for inside, place in parts.items():
             (staging / inside).rename(root / place)
         shutil.rmtree(staging, ignore_errors=True)  # gone already where the whole of it was renamed
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive} is cut short or damaged ({error}): download it again") from None
+    except NotImplementedError as error:
+        raise UserError(f"{archive} is packed in a way that cannot be read ({error}): unpack it yourself") from None
     except OSError as error:
         raise UserError(f"cannot unpack {archive} into {root}: {error.strerror or error}") from None
 
@@ -157,6 +162,8 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as content:
             files = [info for info in content.infolist() if not info.is_dir()]
+            if any(info.flag_bits & ENCRYPTED for info in files):
+                raise UserError(f"{archive} is encrypted, which no official file is: download it from its page")
             yield [_Member(info.filename, info.file_size, partial(content.open, info)) for info in files]
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as content:

@@ -101,19 +101,35 @@ def test_a_cut_archive_leaves_nothing_behind(tmp_path, kept):
     assert not (tmp_path / "val2017").exists()
 
 
-def test_a_damaged_member_leaves_nothing_in_place_and_the_right_file_mends_it(tmp_path):
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_member_leaves_nothing_in_place_and_the_right_file_mends_it(tmp_path, method):
     archive = tmp_path / "val2017.zip"
-    with zipfile.ZipFile(archive, "w") as content:
+    with zipfile.ZipFile(archive, "w", method) as content:
         content.writestr("val2017/1.jpg", b"first picture")
-        content.writestr("val2017/2.jpg", b"second picture")
+        content.writestr("val2017/2.jpg", b"second picture" * 999)
+        start = content.infolist()[1].header_offset + len("val2017/2.jpg") + 30  # of the second member's bytes
     sound = archive.read_bytes()
-    archive.write_bytes(sound.replace(b"second", b"SECOND"))  # the checksum no longer fits
+    damaged = bytearray(sound)
+    damaged[start + 8 : start + 24] = bytes(byte ^ 0xFF for byte in damaged[start + 8 : start + 24])
+    archive.write_bytes(damaged)
     with pytest.raises(UserError, match="damaged"):
         unpack_downloads("coco", tmp_path)
     assert not (tmp_path / "val2017").exists()
     archive.write_bytes(sound)
     unpack_downloads("coco", tmp_path)
     assert listing(tmp_path / "val2017") == {"1.jpg", "2.jpg"}
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    archive = tmp_path / "val2017.zip"
+    make_zip(archive, {"val2017/1.jpg": b"one"})
+    content = bytearray(archive.read_bytes())
+    for header, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # where each keeps its flags
+        content[content.find(header) + place] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="is encrypted"):
+        unpack_downloads("coco", tmp_path)
+    assert not (tmp_path / "val2017").exists()
 
 
 def test_another_archive_of_that_name_is_refused(tmp_path):
