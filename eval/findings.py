@@ -83,9 +83,9 @@ def unreadable(paths: Iterable[Path]) -> list[Finding]:
     return broken
 
 
-def count(task: str, split: str, found: int, unit: str = "images") -> Finding:
-    """How many there are, beside how many the official set has."""
+def count(task: str, split: str, found: int) -> Finding:
+    """How many images there are, beside how many the official set has."""
     official = COUNTS[task][split]
     if found == official:
-        return okay(f"{split}: {found} {unit}, as in the official set")
-    return Finding("warn", f"{split}: {found} {unit}; the official set has {official}", NO_BENCHMARK)
+        return okay(f"{split}: {found} images, as in the official set")
+    return Finding("warn", f"{split}: {found} images; the official set has {official}", NO_BENCHMARK)

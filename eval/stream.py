@@ -1,8 +1,8 @@
 """The images of a training as one endless stream in which every position has its own random numbers.
 
 The order of images and the augmentation of each depend on (seed, position in the stream) alone, and what a model draws
-depends on (seed, process, iteration, part): workers change nothing, and a run that was killed and went on ends with the very
-numbers of one that was not.
+depends on (seed, process, iteration, part of its batch): workers change nothing, and a run that was killed and went on
+ends with the very numbers of one that was not.
 """
 
 from __future__ import annotations
