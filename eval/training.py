@@ -47,6 +47,7 @@ from selfpatch.pretrain.files import write_text
 
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>: the signal that a process gets when its parent ends
+DIVERGED = "the same command goes on from there; with a lower --lr or --precision fp32 it trains anew"
 TIMED_STEPS = 3  # of a dry run, after one to warm up
 
 
@@ -243,7 +244,7 @@ def _runner(
     tests = _data_set(plan.test_data)
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and args.launcher != "none" else {}
     often = min(args.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
-    saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False}
+    saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False, "advice": DIVERGED}
     runner = running.SafeRunner(
         model=ConfigDict(plan.model),
         work_dir=str(folder),
@@ -272,7 +273,7 @@ def _runner(
             "checkpoint": None if hooks else saving,
             "sampler_seed": None,
         },
-        custom_hooks=list(hooks) or [{"type": "CertifyBackbone"}, {"type": "StopWhenNotFinite"}],
+        custom_hooks=list(hooks) or [{"type": "CertifyBackbone"}, {"type": "StopWhenNotFinite", "advice": DIVERGED}],
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         randomness={"seed": recipe.seed},

@@ -426,6 +426,12 @@ def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data,
         torch.testing.assert_close(tensor, ends[1][name], atol=1e-4, rtol=1e-3)
 
 
+def test_a_training_that_diverges_tells_how_to_go_on(checkpoints, data, short, tmp_path):
+    with pytest.raises(UserError, match=r"not finite .*; the same command goes on from there; with a lower --lr"):
+        run.main(command(checkpoints["vit"], data, short, tmp_path, "--lr", "1e30"))
+    assert not (tmp_path / "records").exists()
+
+
 def test_two_processes_train_and_test_what_one_tests_with_the_same_figures(checkpoints, data, short, tmp_path):
     """Five test images on two processes: one comes twice. The batch statistics of the two are not the same."""
     argv = command(checkpoints["vit"], data, short, tmp_path, "--batch-size", "4")
