@@ -29,7 +29,12 @@ class Meter:
     def __init__(self, title: str, total: int, unit: str, done: int = 0, say: Callable[[str], None] = _print) -> None:
         self.title, self.total, self.unit, self.done, self.say = title, total, unit, done, say
         self.before = done
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, transient=True) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Meter:
