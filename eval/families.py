@@ -113,7 +113,7 @@ SWIN_SIGN = "layers.0.blocks.*"
 VIT_SIGN = "blocks.*"
 # Marks that the reader adds to a file's names:
 LAYER_SCALE = "(LayerScale)"  # most blocks have it
-BARE = "(bare)"  # the tensors lie at the top of the file
+BARE = "(bare)"  # the file is a dictionary of tensors, under their own names
 ONLY_MODEL = "(only model)"  # the file holds one entry, "model"
 MAE_TABLE = "(MAE's positions)"  # a fixed table of sines and cosines, across first
 MOCO_V3_TABLE = "(MoCo v3's positions)"  # the same, down first

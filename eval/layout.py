@@ -127,7 +127,8 @@ def marks_of(content: Any) -> set[str]:
     if not isinstance(content, Mapping):
         return set()
     marks = {str(entry) for entry in content} | {f"meta.{key}" for key in metadata(content)}
-    if any(isinstance(value, Tensor) for value in content.values()):
+    names = [WRAPPED_MODULES.sub("", str(entry)) for entry in content]
+    if all(isinstance(value, Tensor) for value in content.values()) and not any(map(WRAPPERS.match, names)):
         marks.add(BARE)
     if set(content) == {"model"}:
         marks.add(ONLY_MODEL)

@@ -420,6 +420,8 @@ def test_selfpatch_with_a_part_of_dino_is_refused(layout, extra, tmp_path):
 WRAPPINGS = {  # name: (what is done to a file's dictionary of tensors, which network it then is)
     "model": (lambda names: {"model": names}, "backbone"),
     "state_dict": (lambda names: {"epoch": 3, "state_dict": names}, "backbone"),
+    "state_dict beside a score": (lambda names: {"best_acc1": torch.tensor(70.0), "state_dict": names}, "backbone"),
+    "model.": (lambda names: under("model.", names), "backbone"),
     "state_dict, module.": (lambda names: {"state_dict": under("module.", names)}, "backbone"),
     "backbone.": (lambda names: under("backbone.", names), "backbone"),
     "model, encoder.": (lambda names: {"model": under("encoder.", names)}, "backbone"),
