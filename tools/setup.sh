@@ -2,41 +2,64 @@
 # Prepare .venv with everything the project needs. Safe to run again: when nothing changed it takes a second.
 #   tools/setup.sh                              with the first of python3.11, 3.12, 3.10 that is found
 #   SELFPATCH_PYTHON=/path/to/python tools/setup.sh
+# Options: --quiet  say nothing when there is nothing to do
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
+PYTHON="$VENV/bin/python"
 STAMP="$VENV/.selfpatch-ready"
-QUIET=${1:-}
+QUIET=""
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
+for word in "$@"; do
+    case "$word" in
+        -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$ROOT/tools/setup.sh"; exit 0 ;;
+        --quiet) QUIET=1 ;;
+        *) fail "unknown option $word (tools/setup.sh --help)" ;;
+    esac
+done
+
+supported() { "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' >/dev/null 2>&1; }
+identity() { "$1" -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null; }
+if [ -n "${SELFPATCH_PYTHON:-}" ]; then
+    supported "$SELFPATCH_PYTHON" || fail "SELFPATCH_PYTHON=$SELFPATCH_PYTHON is not Python 3.10-3.12 with venv"
+    if made_with="$(identity "$PYTHON")" && [ "$made_with" != "$(identity "$SELFPATCH_PYTHON")" ]; then
+        fail "$VENV was made with another Python than SELFPATCH_PYTHON=$SELFPATCH_PYTHON: remove $VENV, or unset it"
+    fi
+fi
 
 # What the environment depends on: a change in any of these prepares it anew.
 fingerprint() { cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/tools/setup.sh" | cksum; echo "$ROOT"; }
-if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ]; then
-    [ "$QUIET" = --quiet ] || say "ready: $VENV"
+leave_if_ready() {
+    [ -x "$PYTHON" ] && [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] || return 0
+    [ -n "$QUIET" ] || say "ready: $VENV"
     exit 0
-fi
+}
+leave_if_ready
 
-supported() { "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' >/dev/null 2>&1; }
+exec 9<"$ROOT/tools/setup.sh" # one set-up at a time; what this one starts holds the lock as well
+if command -v flock >/dev/null; then
+    flock --nonblock 9 || { say "another set-up is at work in $VENV: waiting for it"; flock 9; }
+    leave_if_ready
+fi
+build="" # the process group of a build in the background, which no Ctrl-C reaches by itself
+trap '[ -z "$build" ] || kill -- "-$build" 2>/dev/null || true' EXIT
+trap 'echo "stopped: the same command goes on" >&2; exit 130' INT
+trap 'exit 143' TERM HUP
+
 choose_python() {
-    if [ -n "${SELFPATCH_PYTHON:-}" ]; then
-        supported "$SELFPATCH_PYTHON" || fail "SELFPATCH_PYTHON=$SELFPATCH_PYTHON is not Python 3.10-3.12 with venv"
-        echo "$SELFPATCH_PYTHON"
-        return
-    fi
-    for candidate in python3.11 python3.12 python3.10 python3; do
+    for candidate in ${SELFPATCH_PYTHON:+"$SELFPATCH_PYTHON"} python3.11 python3.12 python3.10 python3; do
         supported "$candidate" && { command -v "$candidate"; return; }
     done
     fail "no Python 3.10-3.12 with venv found: install one, or name it with SELFPATCH_PYTHON=/path/to/python"
 }
-
-if [ ! -x "$VENV/bin/python" ]; then
+pip() { "$PYTHON" -m pip --disable-pip-version-check "$@"; }
+has_pip() { pip --version >/dev/null 2>&1; }
+if ! has_pip && ! { "$PYTHON" -m ensurepip --upgrade >/dev/null 2>&1 && has_pip; }; then # none yet, or half made
     chosen="$(choose_python)"
     say "making $VENV with $chosen"
-    "$chosen" -m venv "$VENV"
+    "$chosen" -m venv --clear "$VENV"
 fi
-PYTHON="$VENV/bin/python"
-pip() { "$PYTHON" -m pip --disable-pip-version-check "$@"; }
 quietly() { # run a long command with its output in a log, which is shown only if it fails
     "$@" >"$VENV/setup.log" 2>&1 || { tail -n 30 "$VENV/setup.log" >&2; fail "'$*' failed; the whole log is $VENV/setup.log"; }
 }
@@ -50,9 +73,12 @@ mmcv="onedl-mmcv==$(pinned onedl-mmcv)"
 works() { "$PYTHON" -c 'import mmcv.ops' >/dev/null 2>&1; }
 compile_mmcv() { # show one line a compiled file: the build is long, and silence looks like a hang
     if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then export FORCE_CUDA=1; fi
+    set -m # a process group of its own, so that the compilers can be stopped with it
     MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" \
         pip install -v --no-build-isolation -c "$ROOT/constraints.txt" "$@" "$mmcv" >"$VENV/setup.log" 2>&1 &
-    local build=$! shown="" now
+    build=$!
+    set +m
+    local shown="" now
     while kill -0 "$build" 2>/dev/null; do
         now="$(grep -oE '\[[0-9]+/[0-9]+\]' "$VENV/setup.log" | tail -n 1 || true)"
         if [ -n "$now" ] && [ "$now" != "$shown" ]; then
@@ -64,7 +90,8 @@ compile_mmcv() { # show one line a compiled file: the build is long, and silence
         sleep 2
     done
     [ -t 1 ] && echo
-    wait "$build" || { tail -n 30 "$VENV/setup.log" >&2; fail "mmcv's operators did not build; the whole log is $VENV/setup.log"; }
+    wait "$build" || { build=""; tail -n 30 "$VENV/setup.log" >&2; fail "mmcv's operators did not build; the whole log is $VENV/setup.log"; }
+    build=""
 }
 if ! works; then
     say "compiling mmcv's operators: one time, about 13 minutes on 2 cores"
