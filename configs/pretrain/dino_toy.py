@@ -1,6 +1,8 @@
 """DINO on a small ViT, for toy data and first looks: the baseline of selfpatch_toy.
 
 tools/pretrain.sh dino_toy --data data/toy/images
+
+Cost: about 3 CPU minutes (12 epochs of 800 toy images), more where others work.
 """
 
 _base_ = "../_base_/toy.py"

@@ -121,10 +121,12 @@ def test_trains_and_its_checkpoint_is_scored(name, video, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_says_how_to_run_it(name):
-    """The exact command, with as many GPUs as the name says; a variant is a delta of a few lines."""
+    """The exact command, with as many GPUs as the name says, and what it costs; a variant is a delta of a few lines."""
     source = (CONFIGS / "pretrain" / f"{name}.py").read_text()
     doc = ast.get_docstring(ast.parse(source))
     assert f"tools/pretrain.sh {name}" in doc
+    cost = r"Cost: (an estimated \d+ GPU-hours of V100, not measured here:|about \d+ CPU minutes)"
+    assert re.search(cost, " ".join(doc.split()))
     gpus = re.search(r"_(\d+)xb(\d+)-(\d+)e_", name)
     if gpus:
         config = load_config(name)
