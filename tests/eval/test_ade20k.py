@@ -412,7 +412,7 @@ def test_views_of_one_scale_give_what_one_view_gives(trained, checkpoints, data,
 def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data, short, tmp_path):
     argv = command(checkpoints["vit"], data, short, tmp_path)
     process = started(argv)
-    while not list(tmp_path.glob("out/*/iter_*.pth")) and process.poll() is None:
+    while not list(tmp_path.glob("out/*/checkpoint.pth")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -550,7 +550,7 @@ def test_a_recorded_result_is_shown_not_computed(trained, checkpoints, data, sho
 def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data, short, tmp_path):
     argv = command(checkpoints["vit"], data, short, tmp_path)
     process = started(argv)
-    while not list(tmp_path.glob("out/*/iter_*.pth")) and process.poll() is None:
+    while not list(tmp_path.glob("out/*/checkpoint.pth")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
