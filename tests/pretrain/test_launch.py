@@ -35,7 +35,7 @@ def main(argv):
         os.kill(os.getpid(), 9)
     if what in ("killed", "work"):
         time.sleep(60)
-    os.write(1, f"done {rank} {argv}\n".encode())  # at once: the two share the output
+    os.write(1, f"done {rank} {argv}\\n".encode())  # at once: the two share the output
 
 run_command(main, interrupted="type it again")
 """
