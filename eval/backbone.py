@@ -258,7 +258,9 @@ class SelfPatchPyramid(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.access.maps(self.encoder, images, self.taps, self.tap_norm)
-        return tuple(scale(level) for scale, level in zip(self.scales, maps))
+        # A map that is a view of tokens lies in memory channels last, and so does what convolutions make of it: mmcv's
+        # RoIAlign would misread it (eval/coco.py, RegionExtractor).
+        return tuple(scale(level.contiguous()) for scale, level in zip(self.scales, maps))
 
 
 @HOOKS.register_module()

@@ -39,12 +39,16 @@ DEFAULTS = {"vit": "mask-rcnn-1x", "swin": "mask-rcnn-swin-1x"}
 
 
 @MODELS.register_module()
-class FloatRoIExtractor(SingleRoIExtractor):
-    """mmdet's extractor of regions in fp32, whatever the features' precision."""
+class RegionExtractor(SingleRoIExtractor):
+    """mmdet's extractor of regions in fp32, whatever the features' precision, and in whatever order they lie in memory.
+
+    mmcv's RoIAlign reads its input as if it were contiguous: of a map in channels-last memory it returns other numbers,
+    without a word, and a gradient that belongs to the right ones.
+    """
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Regions (R, C, side, side) of ``rois`` (R, 5)."""
-        return super().forward(tuple(level.float() for level in feats), rois.float(), roi_scale_factor)
+        return super().forward(tuple(level.float().contiguous() for level in feats), rois.float(), roi_scale_factor)
 
 
 @MODELS.register_module()

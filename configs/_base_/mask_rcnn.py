@@ -9,7 +9,7 @@ model = dict(
     backbone=dict(_delete_=True, type="SelfPatchPyramid"),
     rpn_head=dict(type="FloatRPNHead"),  # mmcv's NMS and RoIAlign have no bf16
     roi_head=dict(
-        bbox_roi_extractor=dict(type="FloatRoIExtractor"),
-        mask_roi_extractor=dict(type="FloatRoIExtractor"),
+        bbox_roi_extractor=dict(type="RegionExtractor"),
+        mask_roi_extractor=dict(type="RegionExtractor"),
     ),
 )

@@ -58,6 +58,13 @@ def test_any_image_size_is_padded_right_and_below(vit, patch, size):
         assert odd.shape[2] == -(-padded.shape[2] // (4 * 2**level))
 
 
+@pytest.mark.parametrize("pyramid", [True, False])
+def test_maps_are_contiguous(vit, swin, pyramid):
+    images = torch.randn(2, 3, 64, 96)
+    for path in (vit(cls_token=True), swin, vit(cls_token=False, final_norm=False)):
+        assert all(level.is_contiguous() for level in SelfPatchPyramid(path, pyramid=pyramid)(images))
+
+
 def test_levels_are_built_as_published(vit):
     kinds = [
         [type(m).__name__ for m in level.modules() if not list(m.children())]
