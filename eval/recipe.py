@@ -40,6 +40,7 @@ class Recipe:
     batch_size: int = _parameter(16, "images of one step, over all processes")
     lr: float = _parameter(1e-4, "learning rate at the config's own batch size; it grows with the batch")
     base_batch: int = field(default=16)
+    backbone_lr: float = _parameter(1.0, "the checkpoint's own learning rate, as a share of what starts fresh")
     weight_decay: float = _parameter(0.05, "none on norms, position embeddings and tokens")
     iters: int = _parameter(0, "iterations, instead of epochs")
     epochs: float = _parameter(0.0, "passes over the training images")
@@ -57,7 +58,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        for name in ("batch_size", "lr", "base_batch"):
+        for name in ("batch_size", "lr", "base_batch", "backbone_lr"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
         if not (self.iters > 0) ^ (self.epochs > 0):

@@ -182,10 +182,11 @@ def _share_buffers(model: nn.Module) -> None:
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class TwoGroups:
-    """Builds the optimiser with two groups: what decays, and norms, position embeddings and tokens, which do not.
+class FewGroups:
+    """Builds AdamW with few groups: norms, position embeddings and tokens do not decay; the encoder may learn slower.
 
-    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels.
+    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels. The config's
+    ``backbone_lr`` is the share of the learning rate that the checkpoint's weights get.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -193,23 +194,22 @@ class TwoGroups:
 
     def __call__(self, model: nn.Module) -> running.PreciseOptimWrapper:
         model = model.module if is_model_wrapper(model) else model
+        options = dict(self.config)
+        adamw, share = options.pop("optimizer"), options.pop("backbone_lr", 1.0)
         norms = {
             id(p)
             for module in model.modules()
             if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase))
             for p in module.parameters()
         }
-        decayed, still = [], []
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 kept = id(parameter) in norms or name.rpartition(".")[2] in UNDECAYED
-                (still if kept else decayed).append(parameter)
-        options = dict(self.config)
-        adamw = options.pop("optimizer")
-        groups = [{"params": decayed}, {"params": still, "weight_decay": 0.0}]
-        return running.PreciseOptimWrapper(
-            torch.optim.AdamW([g for g in groups if g["params"]], **adamw), **_rest(options)
-        )
+                lr = adamw["lr"] * (share if name.startswith("backbone.encoder.") else 1.0)
+                groups.setdefault((lr, 0.0 if kept else adamw["weight_decay"]), []).append(parameter)
+        parameters = [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
+        return running.PreciseOptimWrapper(torch.optim.AdamW(parameters, **adamw), **_rest(options))
 
 
 def _rest(options: dict) -> dict:
@@ -257,7 +257,8 @@ def _runner(
         },
         optim_wrapper={
             "type": "PreciseOptimWrapper",
-            "constructor": "TwoGroups",
+            "constructor": "FewGroups",
+            "backbone_lr": recipe.backbone_lr,
             "precision": recipe.precision,
             "accumulative_counts": args.accumulate,
             "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},

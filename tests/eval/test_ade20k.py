@@ -214,7 +214,7 @@ def test_every_config_builds_its_segmentor_for_the_data_and_learns(protocol, che
     model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, args, len(NAMES))))
     model.init_weights()
     model.backbone.certify()
-    wrapper = training.TwoGroups({"optimizer": {"lr": 1e-3, "weight_decay": 0.01}})(model)
+    wrapper = training.FewGroups({"optimizer": {"lr": 1e-3, "weight_decay": 0.01}})(model)
     images = DATASETS.build(
         seg.data_config(data, "training", NAMES, seg.train_pipeline(64, len(NAMES), config.augment))
     )

@@ -313,13 +313,29 @@ def test_every_config_builds_its_detector_for_the_data(protocol, checkpoints, da
     images = training._data_set(plan.train_data)
     assert images.metainfo["classes"] == NAMES
     assert {i["bbox_label"] for n in range(len(images)) for i in images.get_data_info(n)["instances"]} <= {0, 1, 2}
-    wrapper = training.TwoGroups({"optimizer": {"lr": 1e-4, "weight_decay": 0.05}})(model)
-    decayed, still = wrapper.optimizer.param_groups
+    optimizer = {"lr": 1e-4, "weight_decay": 0.05}
+    wrapper = training.FewGroups({"optimizer": optimizer, "backbone_lr": 0.1})(model)
     names = {id(p): n for n, p in model.named_parameters()}
-    kept = {names[id(p)] for p in still["params"]}
-    assert still["weight_decay"] == 0
-    assert all("norm" in n or "pos_embed" in n or "bias_table" in n or ".scales." in n for n in kept)
-    assert not any("norm" in names[id(p)] or "pos_embed" in names[id(p)] for p in decayed["params"])
+    groups = [(g["lr"], g["weight_decay"], [names[id(p)] for p in g["params"]]) for g in wrapper.optimizer.param_groups]
+    assert sorted(n for *_, own in groups for n in own) == sorted(
+        n for n, p in model.named_parameters() if p.requires_grad
+    )
+    for lr, decay, own in groups:
+        assert {n.startswith("backbone.encoder.") for n in own} == {lr < 1e-4}
+        assert lr == pytest.approx(1e-5 if lr < 1e-4 else 1e-4)
+        if decay:
+            assert not any("norm" in n or "pos_embed" in n for n in own)
+        else:
+            assert all("norm" in n or "pos_embed" in n or "bias_table" in n or ".scales." in n for n in own)
+
+
+def test_regions_do_not_depend_on_the_order_in_memory():
+    extractor = coco.RegionExtractor({"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0}, 8, [4])
+    level, rois = torch.randn(2, 8, 20, 30), torch.tensor([[0, 8.0, 8, 60, 50], [1, 20, 10, 90, 70]])
+    expected = extractor((level,), rois)
+    torch.testing.assert_close(
+        extractor((level.to(memory_format=torch.channels_last),), rois), expected, rtol=0, atol=0
+    )
 
 
 def test_a_config_may_insist_on_an_architecture(checkpoints):
