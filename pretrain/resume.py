@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,15 +11,6 @@ from selfpatch.pretrain.cli import UserError
 
 RECIPE = ("method", "model", "views", "schedule", "optimizer", "precision", "seed")  # of a config
 UNTRAINED = "Random"  # the method that the checkpoint of an untrained network names
-
-
-def check_work_dir(work_dir: Path) -> None:
-    """Raise :class:`UserError` unless ``work_dir`` is a folder that can be written to, or can be made."""
-    there = next(path for path in (work_dir, *work_dir.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--work-dir {work_dir}: {there} is a file, not a folder: choose another")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--work-dir {work_dir}: {there} cannot be written to: choose another")
 
 
 def read_meta(checkpoint: Path) -> dict:

@@ -20,8 +20,9 @@ from selfpatch.pretrain.augment import is_local
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.config import CONFIGS, ConfigOptions, load_config, method_class  # noqa: F401 - for others
+from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.pretrain.method import Method
-from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, check_work_dir, read_meta
+from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, read_meta
 from selfpatch.pretrain.runner import (
     ENVIRONMENT,
     KeepCheckpoints,
@@ -78,7 +79,7 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     Raises:
         UserError: as for :func:`train`.
     """
-    check_work_dir(work_dir)
+    raise_unless_writable(work_dir, "--work-dir")
     if config.compile:
         check_backend(config.compile)
     newest = work_dir / "checkpoint.pth"
@@ -135,7 +136,7 @@ def save_untrained(config: Config, work_dir: Path) -> Path:
     Raises:
         UserError: the work dir holds another checkpoint.
     """
-    check_work_dir(work_dir)
+    raise_unless_writable(work_dir, "--work-dir")
     path = work_dir / "checkpoint.pth"
     if path.exists():  # what was measured with this very file stays valid
         check_untrained(path, config)

@@ -12,7 +12,6 @@ import torch
 from selfpatch.pretrain.checkpoint import load_file
 from selfpatch.pretrain.cli import UserError, run_command
 from selfpatch.pretrain.config import load_config
-from selfpatch.pretrain.resume import check_work_dir
 from selfpatch.pretrain.train import build_method, check_run, main
 
 
@@ -191,9 +190,9 @@ def test_ctrl_c_says_how_to_go_on(photos, command, tmp_path):
         (["--gpus", "-1"], "--gpus -1: must be 1 or more"),
         (["--launcher", "slurm"], "srun did not start this process"),
         (["--launcher", "pytorch"], "torchrun did not start this process"),
-        (["--work-dir", "file"], "file is a file, not a folder"),
-        (["--work-dir", "file/below"], "file is a file, not a folder"),
-        (["--untrained", "--work-dir", "file"], "file is a file, not a folder"),
+        (["--work-dir", "file"], "file is a file; choose another folder"),
+        (["--work-dir", "file/below"], "file is a file; choose another folder"),
+        (["--untrained", "--work-dir", "file"], "file is a file; choose another folder"),
         (["--cfg-options", "data.batch_size=0"], "data.batch_size=0: must be 1 or more"),
     ],
     ids=" ".join,
@@ -210,10 +209,11 @@ def test_a_mistake_on_the_command_line_costs_one_line(photos, tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_work_dir_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+def test_a_work_dir_that_cannot_be_written_to_is_named(photos, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)  # a folder's mode says nothing to root
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: choose another"):
-        check_work_dir(tmp_path / "run")
+    config = load_config("dino_toy", {**tiny, "data.root": str(photos)})
+    with pytest.raises(UserError, match=f"--work-dir {tmp_path}/run cannot be written; choose another"):
+        check_run(config, tmp_path / "run", False, 1)
 
 
 def test_batch_norms_need_two_images(photos, tiny, tmp_path):
