@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import fcntl
 import io
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -46,7 +44,6 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>: the signal that a process gets when its parent ends
 DIVERGED = "the same command goes on from there; with a lower --lr or --precision fp32 it trains anew"
 TIMED_STEPS = 3  # of a dry run, after one to warm up
 
@@ -108,8 +105,6 @@ def check(args: argparse.Namespace) -> None:
     else:
         launched_processes(args.launcher)
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # about its own DDP wrapper
-    if args.launcher == "pytorch" and sys.platform == "linux":  # a killed torchrun must not leave us at work
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")

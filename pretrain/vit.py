@@ -137,9 +137,14 @@ class VisionTransformer(nn.Module):
         register_tokens: how many learned extra tokens without position go along (arXiv 2309.16588).
         checkpointing: recompute each block's activations in the backward pass, to save memory.
 
+    Attributes:
+        pads: whether what does not fill a patch at an edge is filled up; here it is left out.
+
     Raises:
         ValueError: if the image side is not a multiple of the patch, or the heads do not divide the width.
     """
+
+    pads = False
 
     def __init__(
         self,
