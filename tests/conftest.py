@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads: waiting threads must not spin
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read when torch loads: waiting threads soon leave the core to others
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order: two runs of one training end in the same weights
 os.environ.pop("SELFPATCH_COMMAND", None)  # set by tools/test.sh for its own usage line
 

@@ -4,6 +4,6 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
 "$ROOT/tools/setup.sh" --quiet
 export SELFPATCH_COMMAND="tools/$(basename "$0")" # the name that usage lines repeat
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # threads that wait must not spin: on a shared machine that costs tenfold
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # waiting threads spin for microseconds, then sleep: neighbours need the cores
 # tensors larger than glibc's 32 MB limit would otherwise be mapped, zeroed and unmapped anew each time: a tenth of a step
 export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1000000000000}"
