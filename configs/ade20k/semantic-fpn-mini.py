@@ -16,6 +16,7 @@ recipe = dict(
     iters=200,
     batch_size=4,
     lr=1e-3,
+    backbone_lr=0.1,  # at the head's rate little would be left of what the checkpoint knows
     weight_decay=0.01,
     warmup_iters=20,
     warmup_start=0.01,
