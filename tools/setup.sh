@@ -72,7 +72,7 @@ quietly pip install -c "$ROOT/constraints.txt" 'setuptools>=80' wheel packaging 
 mmcv="onedl-mmcv==$(pinned onedl-mmcv)"
 works() { "$PYTHON" -c 'import mmcv.ops' >/dev/null 2>&1; }
 compile_mmcv() { # show one line a compiled file: the build is long, and silence looks like a hang
-    if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then export FORCE_CUDA=1; fi
+    if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then export FORCE_CUDA=1; fi
     set -m # a process group of its own, so that the compilers can be stopped with it
     MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" \
         pip install -v --no-build-isolation -c "$ROOT/constraints.txt" "$@" "$mmcv" >"$VENV/setup.log" 2>&1 &
