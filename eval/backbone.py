@@ -83,7 +83,8 @@ class ViTAccess:
         for step in (base_stride(vit.patch_size), vit.patch_size):  # right and bottom, with the mean colour
             images = F.pad(images, (0, -images.shape[3] % step, 0, -images.shape[2] % step))
         tokens, (h, w) = vit.tokens_of(images, taps, norm=norm)
-        return [t[:, vit.num_prefix :].transpose(1, 2).reshape(len(t), -1, h, w) for t in tokens]
+        # contiguous: a view of tokens lies channels last in memory, and so would all that convolutions make of it
+        return [t[:, vit.num_prefix :].transpose(1, 2).reshape(len(t), -1, h, w).contiguous() for t in tokens]
 
     @staticmethod
     def scales(vit: VisionTransformer, taps: Sequence[int]) -> list[nn.Module]:
@@ -258,9 +259,8 @@ class SelfPatchPyramid(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.access.maps(self.encoder, images, self.taps, self.tap_norm)
-        # A map that is a view of tokens lies in memory channels last, and so does what convolutions make of it: mmcv's
-        # RoIAlign would misread it (eval/coco.py, RegionExtractor).
-        return tuple(scale(level.contiguous()) for scale, level in zip(self.scales, maps))
+        # mmcv's RoIAlign misreads what is not contiguous (eval/coco.py, RegionExtractor)
+        return tuple(scale(level).contiguous() for scale, level in zip(self.scales, maps))
 
 
 @HOOKS.register_module()

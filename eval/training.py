@@ -104,7 +104,6 @@ def check(args: argparse.Namespace) -> None:
         running.check_gpus(args.gpus)
     else:
         launched_processes(args.launcher)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="mmengine")  # about its own DDP wrapper
     if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")
@@ -296,12 +295,8 @@ def launched_processes(launcher: str) -> int:
     Raises:
         UserError: it did not start this one.
     """
-    command, (_, count, *_) = running.LAUNCHERS[launcher]
-    if count not in os.environ:
-        raise UserError(
-            f"--launcher {launcher}: {count} is not set, so {command} did not start this process: "
-            f"start it with {command}, or use --gpus N alone"
-        )
+    _, (_, count, *_) = running.LAUNCHERS[launcher]
+    running.check_launched(launcher, count)
     return int(os.environ[count])
 
 

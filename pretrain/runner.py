@@ -50,12 +50,7 @@ def start_distributed(launcher: str) -> None:
     """
     if launcher == "none" or dist.is_initialized():
         return
-    command, variables = LAUNCHERS[launcher]
-    if missing := [name for name in variables if name not in os.environ]:
-        raise UserError(
-            f"--launcher {launcher}: {missing[0]} is not set, so {command} did not start this process: "
-            f"start it with {command}, or use --gpus N alone"
-        )
+    check_launched(launcher)
     if launcher == "pytorch" and sys.platform == "linux":  # a killed launcher must not leave its processes at work
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if torch.cuda.is_available():
@@ -72,6 +67,16 @@ def start_distributed(launcher: str) -> None:
         os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
         os.environ.setdefault("MASTER_PORT", "29500")
     dist.init_process_group("gloo")
+
+
+def check_launched(launcher: str, *needed: str) -> None:
+    """Raise :class:`UserError` unless ``launcher`` has told this process the variables ``needed``; none named: all."""
+    command, variables = LAUNCHERS[launcher]
+    if missing := [name for name in needed or variables if name not in os.environ]:
+        raise UserError(
+            f"--launcher {launcher}: {missing[0]} is not set, so {command} did not start this process: "
+            f"start it with {command}, or use --gpus N alone"
+        )
 
 
 def check_gpus(count: int) -> None:
