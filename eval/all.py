@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfpatch.eval.archives import SOURCES
+from selfpatch.eval.datasets.archives import SOURCES
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 
 DESCRIPTION = """Score one checkpoint on DAVIS, COCO and ADE20K, as far as their data is there, and print the table.

@@ -27,8 +27,10 @@ from typing import Any
 
 import torch
 
-from selfpatch.eval.convert import LoadedBackbone, add_checkpoint_options, load_backbone
-from selfpatch.eval.record import (
+from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.files import raise_unless_writable
+from selfpatch.reports.record import (
     Dataset,
     Evaluation,
     Protocol,
@@ -38,8 +40,6 @@ from selfpatch.eval.record import (
     versions,
     write_record,
 )
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import raise_unless_writable
 
 DESCRIPTION = """\
 {what}
@@ -55,7 +55,7 @@ ANY_TASK = "Evaluate one checkpoint on one task and write a record of the result
 def tasks() -> list[str]:
     """The names of the modules beside this one that define ``evaluate``, read without importing them."""
     found = []
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.joinpath("tasks").glob("*.py")):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
         if {"evaluate", "protocol_of", "fingerprint"} <= defined:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     name, *rest = argv
     if name not in known:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = importlib.import_module(f"selfpatch.eval.{name}")
+    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
     args = _parser(task, known).parse_args(rest)
     args.task = name
     run(task, args)
@@ -86,7 +86,7 @@ def check_command(name: str, argv: Sequence[str]) -> None:
     known = tasks()
     if name not in known:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = importlib.import_module(f"selfpatch.eval.{name}")
+    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
     parser = _parser(task, known)
 
     def refuse(message: str) -> None:

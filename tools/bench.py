@@ -152,7 +152,7 @@ def moby(plain: bool) -> tuple[float, list[float]]:
 
 def propagation(plain: bool) -> tuple[float, list[float]]:
     """Label propagation of one frame with a full context: 480x832 pixels, ViT-S/16 tokens, three objects."""
-    from selfpatch.eval.propagation import LabelPropagation, one_hot
+    from selfpatch.eval.measures.propagation import LabelPropagation, one_hot
 
     rng = torch.Generator().manual_seed(0)
     base = torch.randn(30, 52, 384, generator=rng)
@@ -186,7 +186,7 @@ def jf(plain: bool) -> tuple[float, list[float]]:
     if plain:
         score = reference("jf_plain").score_sequence
     else:
-        from selfpatch.eval.jf import score_sequence as score
+        from selfpatch.eval.measures.jf import score_sequence as score
     J, F = score(*masks)
     return timed(lambda: score(*masks), warmup=0, times=3) / 10, [float(np.mean(J)), float(np.mean(F))]
 

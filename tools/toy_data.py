@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from toy_scene import GROUND_TEXTURES, THING_CLASSES, Frame, Scene, World
 
-from selfpatch.eval.davis_tree import davis_palette
+from selfpatch.eval.datasets.davis import davis_palette
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import write_text
 

@@ -57,7 +57,7 @@ ARCHS = {
 @pytest.mark.parametrize("size", every.PROTOCOLS)
 @pytest.mark.parametrize("task", ["coco", "ade20k"])
 def test_its_protocols_take_either_family(task, size, family):
-    from selfpatch.eval import recipe
+    from selfpatch.eval.dense import recipe
 
     name = every.PROTOCOLS[size].get(task)  # None: the task's own default for the family, which its tests build
     if name is not None:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from selfpatch.eval import run
-from selfpatch.eval.record import Dataset, Evaluation, Protocol, read_record
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
+from selfpatch.reports.record import Dataset, Evaluation, Protocol, read_record
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_options_that_a_record_cannot_follow_are_said_to_be_ignored(checkpoint, 
 
 @pytest.mark.parametrize("name", run.tasks())
 def test_extras_are_options_of_their_task(name):
-    task = importlib.import_module(f"selfpatch.eval.{name}")
+    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
     args = run._parser(task, [name]).parse_args(["x.pth"])
     assert all(hasattr(args, option) for option in getattr(task, "EXTRAS", ()))
 
@@ -215,7 +215,7 @@ def test_tasks_are_found_by_name():
 
 @pytest.mark.parametrize("name", run.tasks())
 def test_every_task_follows_the_protocol(name):
-    body = ast.parse((Path(run.__file__).parent / f"{name}.py").read_text()).body
+    body = ast.parse((Path(run.__file__).parent / "tasks" / f"{name}.py").read_text()).body
     defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     assert {"add_arguments", "check", "protocol_of", "fingerprint", "evaluate"} <= defined
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from selfpatch.eval import davis
-from selfpatch.eval.convert import load_backbone
-from selfpatch.eval.davis_tree import write_mask
+from selfpatch.eval.checkpoints.load import load_backbone
+from selfpatch.eval.datasets.davis import write_mask
+from selfpatch.eval.tasks import davis
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.config import CONFIGS, load_config

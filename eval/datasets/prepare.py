@@ -1,0 +1,57 @@
+"""The command line of the data doctor: unpack what was downloaded, then tell what is there, missing or odd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfpatch.eval.datasets import doctor
+from selfpatch.eval.datasets.archives import SOURCES, unpack_downloads
+from selfpatch.eval.datasets.coco import check_coco
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+
+DESCRIPTION = """Look at a data set: what is there, what is missing or odd, where to get it.
+
+Archives that you have downloaded into its folder, or beside it, are unpacked first; a stopped unpacking leaves nothing
+half done. Expected layout:
+  data/imagenet   train/<wnid>/*.JPEG
+  data/coco       annotations/instances_{train,val}2017.json, train2017/, val2017/
+  data/ade20k     images/{training,validation}/, annotations/{training,validation}/ [, classes.json]
+  data/DAVIS      JPEGImages/480p/, Annotations/480p/, ImageSets/2017/val.txt
+
+Examples:
+  tools/prepare_data.sh ade20k
+  tools/prepare_data.sh coco --data /datasets/coco --all
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Unpack, check, print; UserError if anything is wrong."""
+    parser = command_parser(DESCRIPTION)
+    parser.add_argument("set", choices=list(SOURCES), help="which data set")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="its folder; without it: data/<set>")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: the photographs, where they lie elsewhere")
+    parser.add_argument("--all", action="store_true", help="open every file instead of a sample of large sets")
+    given = parser.parse_args(argv)
+    source = SOURCES[given.set]
+    root = given.data or Path(source.folder)
+    for line in unpack_downloads(given.set, root):
+        print(line)
+    findings = {
+        "imagenet": lambda: doctor.check_imagenet(root, thorough=given.all),
+        "coco": lambda: check_coco(root, given.images, thorough=given.all),
+        "ade20k": lambda: doctor.check_ade20k(root, thorough=given.all),
+        "davis": lambda: doctor.check_davis(root, thorough=given.all),
+    }[given.set]()
+    for finding in findings:
+        print(f"{finding.level:<5}  {finding}")
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise UserError(
+            f"{given.set} in {root} cannot be used yet: {errors} thing{'s' * (errors > 1)} to mend, see above"
+        )
+    print(f"{given.set} in {root} is ready")
+
+
+if __name__ == "__main__":
+    run_command(main)

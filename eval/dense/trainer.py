@@ -1,0 +1,380 @@
+"""Training and testing of a detector or segmentor: what COCO and ADE20K share.
+
+A task describes its job as a :class:`Plan`; :func:`train_and_test` does the rest on mmengine's Runner: it goes on where
+a run stopped, estimates its cost, and shares the batch among processes. Counting is in iterations throughout; one
+iteration is one step of the optimiser on the whole batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dist import get_rank
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader
+
+from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.dense.image_stream import Batches, ImageStream
+from selfpatch.eval.dense.pyramid import SelfPatchPyramid
+from selfpatch.eval.dense.recipe import Recipe
+from selfpatch.pretrain import runner as running
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import write_text
+
+UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
+DIVERGED = "the same command goes on from there; with a lower --lr or --precision fp32 it trains anew"
+TIMED_STEPS = 3  # of a dry run, after one to warm up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job: what is trained on what, and how it is measured.
+
+    Args:
+        scope: the library whose registries are searched, "mmdet" or "mmseg".
+        model: its config, complete.
+        train_data: config of the training set, in ``scope``.
+        test_data: config of the test set.
+        metric: what measures; it keeps what the task wants to know, on the first process.
+        recipe: how it is trained.
+        identity: what the trained weights depend on; two plans share a working folder only if these are equal.
+        grouped: whether images of a pair should be both wide or both tall, so that little is padded.
+    """
+
+    scope: str
+    model: dict[str, Any]
+    train_data: dict[str, Any]
+    test_data: dict[str, Any]
+    metric: BaseMetric
+    recipe: Recipe
+    identity: dict[str, Any]
+    grouped: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of how a job runs; what is computed is the recipe's matter (:mod:`~selfpatch.eval.dense.recipe`)."""
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="processes on this machine (without GPUs: CPU)"
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="slurm under srun")
+    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts a process cuts its batch into")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
+    parser.add_argument("--workers", type=int, metavar="N", help="loading processes for each process [4; CPU: 0]")
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="iterations between checkpoints, at most a tenth of the run",
+    )
+    parser.add_argument("--log-every", type=int, default=50, metavar="N", help="iterations between lines of progress")
+    parser.add_argument("--dry-run", action="store_true", help="show config, time and disk; train nothing")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise :class:`UserError` on impossible options; silence every process but the first."""
+    for name in ("accumulate", "save_every", "log_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: must be 0 or more")
+    if args.launcher == "none":
+        running.check_gpus(args.gpus)
+    else:
+        launched_processes(args.launcher)
+    if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        warnings.simplefilter("ignore")
+    if args.dry_run:
+        args.force = True  # a recorded result is no answer to what it would cost
+
+
+def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
+    """Train, or go on, or find it trained; then test. ``plan.metric`` holds the result afterwards.
+
+    With ``--gpus N`` this process is replaced by N that come here again. All but the first end here, and so does a dry
+    run.
+
+    Args:
+        plan: the job.
+        out: where jobs of this checkpoint lie; each plan has a folder of its own in it.
+        args: the options of :func:`add_arguments`.
+
+    Returns:
+        the job's folder.
+
+    Raises:
+        UserError: the batch cannot be shared as asked, another process works in the folder, or the run diverges.
+    """
+    processes = args.gpus if args.launcher == "none" else launched_processes(args.launcher)
+    if plan.recipe.batch_size % (processes * args.accumulate):
+        raise UserError(
+            f"a batch of {plan.recipe.batch_size} images cannot be shared by {processes} processes with "
+            f"--accumulate {args.accumulate}: choose divisors of it, or --batch-size"
+        )
+    if args.gpus > 1 and args.launcher == "none" and not args.dry_run:
+        running.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])  # does not return
+    init_default_scope(plan.scope)
+    stream = ImageStream(_data_set(plan.train_data), plan.recipe.seed, plan.grouped)
+    iterations = plan.recipe.iterations(len(stream))
+    if args.dry_run:
+        _dry_run(plan, out, args, stream, iterations, processes)
+        raise SystemExit(0)
+
+    folder = out / plan.recipe.folder_name(plan.identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    running.start_distributed(args.launcher)
+    lock = _lock(folder) if get_rank() == 0 else None
+    if processes > 1 and not torch.cuda.is_available():
+        print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
+    _note_identity(folder, plan.identity)
+    runner = _runner(plan, folder, args, stream, iterations)
+    trained = _trained_iterations(folder)
+    if trained < iterations:
+        runner.train()
+        _share_buffers(runner.model)
+    else:
+        runner.load_checkpoint(str(folder / "checkpoint.pth"))
+    plan.metric.collect_dir = str(folder / "parts")  # where processes leave their results for the first
+    runner.test()
+    if get_rank() != 0:
+        raise SystemExit(0)
+    del lock
+    return folder
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give every process the first one's batch statistics, which are the saved ones.
+
+    Without SyncBN, on CPU, each process has its own, and the processes would test different models.
+    """
+    if torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class FewGroups:
+    """Builds AdamW with few groups: norms, position embeddings and tokens do not decay; the encoder may learn slower.
+
+    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels. The config's
+    ``backbone_lr`` is the share of the learning rate that the checkpoint's weights get.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.config = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> running.PreciseOptimWrapper:
+        model = model.module if is_model_wrapper(model) else model
+        options = dict(self.config)
+        adamw, share = options.pop("optimizer"), options.pop("backbone_lr", 1.0)
+        norms = {
+            id(p)
+            for module in model.modules()
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase))
+            for p in module.parameters()
+        }
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                kept = id(parameter) in norms or name.rpartition(".")[2] in UNDECAYED
+                lr = adamw["lr"] * (share if name.startswith("backbone.encoder.") else 1.0)
+                groups.setdefault((lr, 0.0 if kept else adamw["weight_decay"]), []).append(parameter)
+        parameters = [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
+        return running.PreciseOptimWrapper(torch.optim.AdamW(parameters, **adamw), **_rest(options))
+
+
+def _rest(options: dict) -> dict:
+    return {key: value for key, value in options.items() if key not in ("type", "constructor")}
+
+
+def backbone_config(backbone: LoadedBackbone, args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """The config of the pyramid over a loaded checkpoint by ``recipe``, for the ``backbone`` of a model's config."""
+    return {
+        "type": SelfPatchPyramid.__name__,
+        "checkpoint": str(backbone.checkpoint),
+        "taps": list(recipe.taps),
+        "tap_norm": recipe.tap_norm,
+        "drop_path": recipe.drop_path,
+        "frozen_blocks": recipe.frozen_blocks,
+        "frozen": recipe.frozen,
+        "checkpointing": args.checkpointing,
+        "which": args.which,
+        "heads": args.heads,
+        "unsafe": args.unsafe_load,
+    }
+
+
+def _runner(
+    plan: Plan, folder: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, hooks: tuple = ()
+) -> running.SafeRunner:
+    recipe = plan.recipe
+    workers = args.workers if args.workers is not None else 4 * torch.cuda.is_available()
+    loading = {"num_workers": workers, "persistent_workers": workers > 0}
+    batches = Batches(stream, recipe.batch_size, args.accumulate, iterations)
+    newest = folder / "checkpoint.pth"
+    tests = _data_set(plan.test_data)
+    synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and args.launcher != "none" else {}
+    often = min(args.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
+    saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False, "advice": DIVERGED}
+    runner = running.SafeRunner(
+        model=ConfigDict(plan.model),
+        work_dir=str(folder),
+        train_dataloader=DataLoader(stream, batch_sampler=batches, collate_fn=pseudo_collate, **loading),
+        train_cfg={
+            "type": "AddressedTrainLoop",
+            "max_iters": iterations,
+            "seed": recipe.seed,
+            "parts": args.accumulate,
+        },
+        optim_wrapper={
+            "type": "PreciseOptimWrapper",
+            "constructor": "FewGroups",
+            "backbone_lr": recipe.backbone_lr,
+            "precision": recipe.precision,
+            "accumulative_counts": args.accumulate,
+            "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
+        },
+        param_scheduler=recipe.schedulers(iterations),
+        test_dataloader=DataLoader(
+            tests, batch_size=1, sampler=DefaultSampler(tests, shuffle=False), collate_fn=pseudo_collate, **loading
+        ),
+        test_cfg={},
+        test_evaluator=Evaluator([plan.metric]),
+        default_hooks={
+            "logger": {"type": "LoggerHook", "interval": args.log_every},
+            "checkpoint": None if hooks else saving,
+            "sampler_seed": None,
+        },
+        custom_hooks=list(hooks) or [{"type": "CertifyBackbone"}, {"type": "StopWhenNotFinite", "advice": DIVERGED}],
+        load_from=str(newest) if newest.exists() else None,
+        resume=newest.exists(),
+        randomness={"seed": recipe.seed},
+        log_processor={"by_epoch": False, "window_size": args.log_every},
+        log_level="WARNING" if args.dry_run else "INFO",
+        default_scope=plan.scope,
+        experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
+        cfg=Config(synchronised),
+        launcher=args.launcher,
+        env_cfg=running.ENVIRONMENT,
+    )
+    runner.unsafe_load = False  # what is read from here on is our own
+    return runner
+
+
+def _data_set(config: dict[str, Any]) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it is doing
+        return DATASETS.build(config)
+
+
+def launched_processes(launcher: str) -> int:
+    """How many processes ``launcher`` has started.
+
+    Raises:
+        UserError: it did not start this one.
+    """
+    _, (_, count, *_) = running.LAUNCHERS[launcher]
+    running.check_launched(launcher, count)
+    return int(os.environ[count])
+
+
+def _lock(folder: Path):
+    """Hold the job's folder while this process lives, however it ends."""
+    lock = open(folder / "lock", "w")  # noqa: SIM115 - open as long as it is held
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"another process is at work in {folder}: wait for it, or stop it") from None
+    return lock
+
+
+def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Write what the folder's weights belong to, or check that it is this job."""
+    note = folder / "job.json"
+    text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
+    if note.exists():
+        if note.read_text(encoding="utf-8") != text:
+            raise UserError(f"{note} belongs to another job: remove {folder}, or choose another --out")
+    elif get_rank() == 0:
+        write_text(note, text)
+
+
+def _trained_iterations(folder: Path) -> int:
+    """How far the checkpoint that a job's folder points to has come; 0 if its name does not tell."""
+    newest = folder / "checkpoint.pth"
+    named = [path for path in folder.glob("iter_*.pth") if newest.exists() and path.samefile(newest)]
+    return int(named[0].stem.split("_")[1]) if named else 0
+
+
+class _Clock(Hook):
+    """Notes when each iteration ends."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def _dry_run(
+    plan: Plan, out: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, processes: int
+) -> None:
+    """Print the resolved job and what it costs, from a few steps timed on one process."""
+    clock, share = _Clock(), plan.recipe.batch_size // processes
+    timed = share if torch.cuda.is_available() else min(share, 2 * args.accumulate)  # CPU time grows with the images
+    with tempfile.TemporaryDirectory() as folder:
+        alone = argparse.Namespace(**{**vars(args), "launcher": "none"})
+        steady = dataclasses.replace(plan.recipe.with_batch(timed), warmup_iters=0)  # it would not fit
+        part = Plan(**{**plan.__dict__, "recipe": steady})
+        runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
+        runner.train()
+        step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS * share / timed
+        tests = runner._test_dataloader
+        runner.model.eval()
+        started = time.perf_counter()
+        with torch.no_grad():
+            for _, batch in zip(range(TIMED_STEPS), tests):
+                runner.model.test_step(batch)
+        test = (time.perf_counter() - started) / min(TIMED_STEPS, len(tests)) * len(tests)
+        weights = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
+        trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    disk = 2 * (weights + 8 * trained)  # Adam's two moments; the old checkpoint goes once the new one is whole
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    shown = {"model": plan.model, "train_data": plan.train_data, "test_data": plan.test_data, "identity": plan.identity}
+    epochs, hours = iterations * plan.recipe.batch_size / len(stream), (step * iterations * processes + test) / 3600
+    print(Config(shown).pretty_text)
+    print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
+    print(f"run         {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size}, {epochs:.1f} epochs")
+    print(f"processes   {processes}, {share // args.accumulate} images at a time in each")
+    print(f"training    {_span(step * iterations)}, {step:.2f} s an iteration")
+    print(f"testing     {_span(test / processes)}")
+    print(f"GPU-hours   {hours:.2f} (timed on one {device})")
+    print(f"disk        {math.ceil(disk / 2**20)} MB for checkpoints, one at a time")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,363 @@
+"""J and F, the two measures of DAVIS 2017 (semi-supervised), for any folder of index masks.
+
+The values are those of the official evaluation (Pont-Tuset et al., arXiv 1704.00675, section 3), bit for bit, at a
+fraction of its time; `bitmaps.py` has the measures of a single frame. No more than one frame is held at a time.
+
+    python -m selfpatch.eval.measures.jf data/DAVIS work_dirs/davis/masks --out work_dirs/davis
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from selfpatch.eval.measures.bitmaps import score_frame
+from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.files import raise_unless_writable, write_text
+
+VOID = 255  # in the ground truth: background
+STATISTICS = ("mean", "recall", "decay")
+OFFICIAL = (  # --no-deps: it asks for opencv-python, which overwrites opencv-python-headless
+    "the official package is on no registry, add it with: pip install scikit-image tqdm && "
+    "pip install --no-deps git+https://github.com/davisvideochallenge/davis2017-evaluation"
+)
+DESCRIPTION = """\
+Score a folder of masks with J and F, the measures of DAVIS 2017 (semi-supervised).
+
+    python -m selfpatch.eval.measures.jf data/DAVIS work_dirs/davis/masks --out work_dirs/davis
+
+GT is a DAVIS root (Annotations/480p, else Annotations/Full-Resolution, and ImageSets/2017/val.txt) or a folder with
+one folder of masks a sequence; PRED has a folder of masks for each of them, with the same file names. Masks are
+palette or 8-bit greyscale PNGs of object ids. As in the official evaluation the first and last frame do not count."""
+
+
+def statistics(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean, recall (share of the values > 0.5) and decay of one object's values (m,), m = scored frames ≥ 1.
+
+    Decay is the mean of the first of four bins minus the mean of the last; neighbouring bins share a frame. The
+    published code keeps the bins' edges in 8 bits and errs beyond 256 frames: here they are integers of any size.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"statistics need at least one value of one object, got shape {values.shape}")
+    edges = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
+    decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()
+    return float(values.mean()), float((values > 0.5).mean()), float(decay)
+
+
+def count_objects(first: np.ndarray) -> int:
+    """The highest object id of a sequence's first true mask, void apart: objects 1 … that are scored."""
+    return int(first.max(where=first != VOID, initial=0))
+
+
+def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """J and F, each (objects, n - 2), of index masks (n, H, W) uint8: the first and last frame are not scored.
+
+    Raises ValueError for shapes that differ, for fewer than 3 frames, and for a predicted id above the highest one of
+    the first true mask.
+    """
+    if truth.shape != prediction.shape or truth.ndim != 3 or len(truth) < 3:
+        raise ValueError(f"need equal shapes (n ≥ 3, H, W), got {truth.shape} and {prediction.shape}")
+    objects = count_objects(truth[0])
+    if (highest := int(prediction[1:-1].max())) > objects:
+        raise ValueError(f"the prediction holds id {highest}, the first true mask none above {objects}")
+    frames = [score_frame(*pair, objects) for pair in zip(truth[1:-1], prediction[1:-1], strict=True)]
+    J, F = np.array(frames).transpose(1, 2, 0)  # (2, objects, n - 2)
+    return J, F
+
+
+@dataclass(frozen=True)
+class Scores:
+    """J and F of every object and scored frame: sequence → (J, F), each (objects, frames - 2), values in 0 … 1."""
+
+    sequences: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """One row an object: sequence, object, then mean, recall and decay of J and of F (0 … 1)."""
+        rows = []
+        for name, measures in self.sequences.items():
+            for index in range(len(measures[0])):
+                row = {"sequence": name, "object": index + 1}
+                for letter, values in zip("JF", measures, strict=True):
+                    row |= zip((f"{letter}-{s}" for s in STATISTICS), statistics(values[index]), strict=True)
+                rows.append(row)
+        return rows
+
+    def summary(self, sequence: str | None = None) -> dict[str, float]:
+        """J&F-Mean, J-Mean, J-Recall, … F-Decay (0 … 1): means over all objects pooled, or over one sequence's."""
+        rows = [row for row in self.rows() if sequence in (None, row["sequence"])]
+        figures = {
+            f"{letter}-{s.capitalize()}": float(np.mean([row[f"{letter}-{s}"] for row in rows]))
+            for letter in "JF"
+            for s in STATISTICS
+        }
+        return {"J&F-Mean": (figures["J-Mean"] + figures["F-Mean"]) / 2, **figures}
+
+    def metrics(self) -> dict[str, float]:
+        """The global figures in per cent, under the names of a record."""
+        names = {f"{letter}-{s.capitalize()}": f"{letter} {s}" for letter in "JF" for s in ("recall", "decay")}
+        return {names.get(key, key.removesuffix("-Mean")): 100 * value for key, value in self.summary().items()}
+
+    def units(self) -> dict[str, np.ndarray]:
+        """Long arrays, one entry an object and frame: sequence, object, frame (0 is the given one), J, F (0 … 1)."""
+        parts = []
+        for name, (J, F) in self.sequences.items():
+            objects, frames = np.indices(J.shape) + 1
+            parts.append((np.full(J.size, name), objects.ravel(), frames.ravel(), J.ravel(), F.ravel()))
+        return dict(zip(("sequence", "object", "frame", "J", "F"), map(np.concatenate, zip(*parts)), strict=True))
+
+    def to_json(self) -> dict:
+        """``sequences`` → name → J and F, a list an object; ``global`` → the summary."""
+        sequences = {name: {"J": J.tolist(), "F": F.tolist()} for name, (J, F) in self.sequences.items()}
+        return {"sequences": sequences, "global": self.summary()}
+
+    def to_csv(self) -> str:
+        """The rows as CSV with a header."""
+        text, rows = io.StringIO(), self.rows()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def find_sequences(root: Path, split: str = "val") -> tuple[Path, list[str]]:
+    """The folder that holds one folder of masks a sequence, and the sequences to score, of a data set's root.
+
+    A root with ``Annotations/480p`` (or ``Annotations/Full-Resolution``) is DAVIS's, and
+    ``ImageSets/2017/<split>.txt`` lists its sequences; else every folder in ``root`` that holds PNGs is a sequence.
+    Raises UserError where there is none.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give a DAVIS root or a folder with one folder of masks a sequence")
+    if not (root / "Annotations").is_dir():
+        names = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and _frames(folder))
+        if not names:
+            raise UserError(f"{root}: neither Annotations/480p nor a folder with PNG masks in it")
+        return root, names
+    folders = [root / "Annotations" / name for name in ("480p", "Full-Resolution")]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise UserError(f"{root / 'Annotations'}: holds neither 480p nor Full-Resolution, so there is no ground truth")
+    listing = root / "ImageSets" / "2017" / f"{split}.txt"
+    if not listing.is_file():
+        raise UserError(f"{listing}: no such list of sequences; choose another --split, or give {folder} to score all")
+    if not (names := listing.read_text(encoding="utf-8").split()):
+        raise UserError(f"{listing}: the list of sequences is empty")
+    return folder, names
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The object ids (H, W) uint8 of a palette or 8-bit greyscale PNG; raises UserError for anything else."""
+    with _open_mask(path) as image:
+        try:
+            return np.asarray(image).astype(np.uint8, copy=False)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path}: the image cannot be read to its end ({error}); write it again") from error
+
+
+def _open_mask(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)  # reads the header only
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: this frame is missing; the ground truth has it, so the prediction must") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not an image ({error}); a mask is a palette or 8-bit greyscale PNG") from error
+    if image.mode not in ("P", "L", "1"):
+        raise UserError(
+            f"{path}: a {image.mode} image, but a mask holds one object id a pixel; save palette or 8-bit greyscale PNG"
+        )
+    return image
+
+
+def _frames(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.png") if not path.name.startswith("."))
+
+
+def check_sequence(truth: Path, prediction: Path) -> list[str]:
+    """The frame names of one sequence, after everything that can be told without decoding a prediction is checked.
+
+    Raises UserError, naming the file, for a missing folder or frame, another size, a mask that holds no ids, fewer
+    than 3 frames, and a first true mask without objects.
+    """
+    for folder in (truth, prediction):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; every sequence that is scored needs its masks there")
+    names = _frames(truth)
+    if len(names) < 3:
+        raise UserError(f"{truth}: {len(names)} masks; at least 3 are needed, as the first and the last are not scored")
+    first = read_mask(truth / names[0])
+    if not count_objects(first):
+        void = " but 255, which is void in DAVIS 2017 (0/255 masks are DAVIS 2016's: write 1 for 255)"
+        raise UserError(f"{truth / names[0]}: no object in the first mask{void if (first == VOID).any() else ''}")
+    for name in names:
+        for path in (truth / name, prediction / name):
+            with _open_mask(path) as image:
+                if image.size != first.shape[::-1]:
+                    size, wanted = ("{}x{}".format(*s) for s in (image.size, first.shape[::-1]))
+                    raise UserError(f"{path}: {size} pixels, but the first true mask of the sequence has {wanted}")
+    return names
+
+
+def _score_sequence_folder(truth: Path, prediction: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """J and F, each (objects, n - 2), read frame by frame; raises UserError for an id that cannot be."""
+    objects = count_objects(read_mask(truth / names[0]))
+    J, F = np.empty((2, objects, len(names) - 2))
+    for index, name in enumerate(names[1:-1]):
+        predicted = read_mask(prediction / name)
+        if (highest := int(predicted.max())) > objects:
+            hint = "; 0/255 masks are DAVIS 2016's: write 1 for 255" if highest == VOID else ""
+            raise UserError(
+                f"{prediction / name}: unknown id {highest}, the highest in {truth / names[0]} is {objects}{hint}"
+            )
+        J[:, index], F[:, index] = score_frame(read_mask(truth / name), predicted, objects)
+    return J, F
+
+
+def score_folder(
+    truth: Path,
+    prediction: Path,
+    sequences: Sequence[str],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score ``prediction/<sequence>/*.png`` against ``truth/<sequence>/*.png``; everything is checked beforehand.
+
+    ``progress(frames done, frames in all)`` is called after each sequence. Raises UserError as `check_sequence` does,
+    and for a predicted id above the highest one of the first true mask.
+    """
+    jobs = {s: (truth / s, prediction / s, check_sequence(truth / s, prediction / s)) for s in sequences}
+    total, done, results = sum(len(names) for *_, names in jobs.values()), 0, {}
+    workers = min(workers, len(jobs), 1 + total // 300)  # starting a process costs as much as some hundred frames
+    with _mapper(workers) as mapper:
+        for name, result in zip(jobs, mapper(_score_sequence_folder, *zip(*jobs.values())), strict=True):
+            results[name] = result
+            done += len(jobs[name][2])
+            if progress:
+                progress(done, total)
+    return Scores(results)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable]:
+    if workers <= 1:
+        yield map
+    else:  # spawned: forking a process that runs threads (torch, a progress bar) can hang
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                yield pool.map
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def official_scores(truth: Path, prediction: Path, sequences: Sequence[str]) -> dict:
+    """What the official evaluation (the package ``davis2017``) computes: ``global`` and the mean of each object.
+
+    It wants a whole DAVIS tree at 480p, images included, though it never opens those: it gets one of links. Raises
+    UserError where the package cannot be imported, or gives up.
+    """
+    DAVISEvaluation = _require_official()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "Annotations").mkdir()
+        (root / "Annotations" / "480p").symlink_to(truth.resolve(), target_is_directory=True)
+        write_text(root / "ImageSets" / "2017" / "val.txt", "\n".join(sequences) + "\n")
+        for name in sequences:
+            write_text(root / "JPEGImages" / "480p" / name / "00000.jpg", "")
+        try:
+            evaluation = DAVISEvaluation(davis_root=str(root), task="semi-supervised", gt_set="val")
+            result = evaluation.evaluate(str(prediction.resolve()))
+        except (ImportError, AttributeError, SystemExit) as error:  # it exits by itself, and with status 0
+            raise UserError(f"--official: the davis2017 package gave up ({error!r}); {OFFICIAL}") from error
+    figures = {
+        f"{letter}-{s.capitalize()}": float(np.mean(result[letter][s[0].upper()]))
+        for letter in "JF"
+        for s in STATISTICS
+    }
+    objects = {letter: {name: float(mean) for name, mean in result[letter]["M_per_object"].items()} for letter in "JF"}
+    return {"global": {"J&F-Mean": (figures["J-Mean"] + figures["F-Mean"]) / 2, **figures}, "per_object": objects}
+
+
+def _require_official() -> type:
+    try:
+        from davis2017.evaluation import DAVISEvaluation
+    except ImportError as error:
+        raise UserError(f"--official: {error}; {OFFICIAL}") from error
+    return DAVISEvaluation
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(transient=True) as bar:
+            task = bar.add_task("scoring")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        last = time.monotonic()
+
+        def say(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                print(f"scored {done} of {total} frames", flush=True)
+
+        yield say
+
+
+def _table(scores: Scores, official: dict | None) -> str:
+    """The figures in per cent: a line a sequence, a line for all objects together."""
+    lines = {name: scores.summary(name) for name in scores.sequences}
+    lines[f"all {len(scores.rows())} objects"] = scores.summary()
+    if official:
+        lines["official evaluation"] = official["global"]
+    width = max(map(len, lines))
+    head = " " * width + "".join(f"{name:>10}" for name in scores.summary())
+    body = [f"{name:<{width}}" + "".join(f"{100 * v:10.2f}" for v in line.values()) for name, line in lines.items()]
+    return "\n".join([head, *body])
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command: score a folder of masks, write scores.json and scores.csv, print the figures."""
+    parser = command_parser(DESCRIPTION)
+    parser.add_argument("truth", metavar="GT", type=Path, help="a DAVIS root, or a folder of sequences")
+    parser.add_argument("prediction", metavar="PRED", type=Path, help="a folder with a folder of masks a sequence")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where scores.json and scores.csv go")
+    parser.add_argument("--split", default="val", help="of a DAVIS root: the list ImageSets/2017/<split>.txt")
+    parser.add_argument("--official", action="store_true", help="score with the davis2017 package too, and store both")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that share the sequences")
+    args = parser.parse_args(argv)
+
+    raise_unless_writable(args.out, "--out")
+    truth, sequences = find_sequences(args.truth, args.split)
+    if args.official:
+        _require_official()
+    with _progress_bar() as progress:
+        scores = score_folder(truth, args.prediction, sequences, args.workers, progress)
+    content = scores.to_json()
+    if args.official:
+        content["official"] = official_scores(truth, args.prediction, sequences)
+    write_text(args.out / "scores.csv", scores.to_csv())
+    write_text(args.out / "scores.json", json.dumps(content) + "\n")
+    print(_table(scores, content.get("official")))
+    print(f"per cent; every J and F in {args.out / 'scores.json'}, a row an object in {args.out / 'scores.csv'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,197 @@
+"""Records are written once and whole, say everything a table needs, and are reused only where all of it matches."""
+
+import json
+
+import numpy as np
+import pytest
+
+from selfpatch.pretrain.cli import UserError
+from selfpatch.reports.load import read_record as report_reads
+from selfpatch.reports.record import (
+    SCHEMA,
+    Dataset,
+    Protocol,
+    file_name,
+    find_record,
+    jsonable,
+    read_record,
+    validate,
+    versions,
+    write_record,
+)
+
+CHECKPOINT, WEIGHTS, DATA = "c" * 64, "d" * 64, "e" * 64
+PROTOCOL = Protocol("davis2017-dino@1", {"top_k": 5, "std": (0.228, 0.224, 0.225)})
+DATASET = Dataset("davis2017-val", "val", DATA)
+UNITS = {"sequence": np.array(["a", "b"]), "J": np.array([0.25, 1.0])}
+
+
+def record(**changes):
+    return {
+        "task": "davis",
+        "dataset": DATASET.name,
+        "dataset_fingerprint": DATASET.sha256,
+        "split": DATASET.split,
+        "protocol": PROTOCOL.as_json(),
+        "method": "DINO",
+        "arch": {"family": "vit", "dim": 384, "heads": 6, "name": "vit-s16"},
+        "pretrain_epochs": 100,
+        "seed": None,
+        "checkpoint": "dino.pth",
+        "checkpoint_sha256": CHECKPOINT,
+        "weights_sha256": WEIGHTS,
+        "certificate": ["coverage: all", "features: equal"],
+        "config": None,
+        "versions": {"python": "3.11"},
+        "device": "cpu",
+        "started": "2026-11-23T18:00:00+00:00",
+        "seconds": 12.5,
+        "miniature": False,
+        "metrics": {"J&F": 61.25},
+        "notes": [],
+        **changes,
+    }
+
+
+def find(folder, **changes):
+    wanted = {
+        "task": "davis",
+        "checkpoint_sha256": CHECKPOINT,
+        "weights_sha256": WEIGHTS,
+        "heads": 6,
+        "protocol": PROTOCOL,
+        "dataset": DATASET,
+    }
+    return find_record(folder, **wanted | changes)
+
+
+class TestWriting:
+    def test_the_name_says_task_checkpoint_and_protocol(self, tmp_path):
+        path = write_record(tmp_path / "records", record(), UNITS)
+        assert path.name == f"davis-{CHECKPOINT[:12]}-davis2017-dino@1.json"
+        assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.with_suffix(".npz").name]
+
+    def test_what_is_read_is_what_was_written(self, tmp_path):
+        path = write_record(tmp_path, record(), UNITS)
+        read = read_record(path)
+        assert read == {**record(), "units": path.with_suffix(".npz").name}
+        units = np.load(tmp_path / read["units"], allow_pickle=False)
+        for name, values in UNITS.items():
+            np.testing.assert_array_equal(units[name], values)
+
+    def test_the_reports_read_it(self, tmp_path):
+        assert report_reads(write_record(tmp_path, record(), UNITS))["metrics"] == {"J&F": 61.25}
+
+    def test_without_units(self, tmp_path):
+        path = write_record(tmp_path, record(), {})
+        assert read_record(path)["units"] is None
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    @pytest.mark.parametrize("change", [{"dataset_fingerprint": "f" * 64}, {"weights_sha256": "f" * 64}, {}])
+    def test_no_record_is_ever_overwritten(self, tmp_path, change):
+        """Other data, another network of the file, or the same again with --force: all are kept."""
+        paths = [write_record(tmp_path, record(metrics={"J&F": 1.0}), UNITS)]
+        paths += [write_record(tmp_path, record(metrics={"J&F": float(n)}, **change), UNITS) for n in (2, 3)]
+        assert len(set(paths)) == 3
+        assert [read_record(path)["metrics"]["J&F"] for path in paths] == [1.0, 2.0, 3.0]
+        assert len({read_record(path)["units"] for path in paths}) == 3
+
+    def test_nothing_is_left_of_a_record_that_cannot_be_written(self, tmp_path):
+        with pytest.raises(ValueError, match="J&F"):
+            write_record(tmp_path, record(metrics={"J&F": float("nan")}), UNITS)
+        with pytest.raises(TypeError):
+            write_record(tmp_path, record(config={"f": object()}), UNITS)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_record_never_names_units_that_are_not_there(self, tmp_path, monkeypatch):
+        """The units come first: a kill between the two leaves no record."""
+        monkeypatch.setattr("selfpatch.reports.record.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_record(tmp_path, record(), UNITS)
+        assert [p.suffix for p in tmp_path.iterdir()] == [".npz"]
+        assert find(tmp_path) is None
+
+
+class TestSchema:
+    def test_every_field_is_asked_for(self):
+        for key in SCHEMA:
+            broken = {**record(), "units": None}
+            del broken[key]
+            with pytest.raises(ValueError, match=key):
+                validate(broken)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("method", 3), ("miniature", 0), ("seconds", True), ("metrics", [1.0]), ("protocol", {"name": "x"}),
+         ("metrics", {"J": "61"}), ("metrics", {"J": None}), ("seed", "1"), ("unheard_of", 1)],
+    )  # fmt: skip
+    def test_a_field_of_another_kind_is_refused(self, key, value):
+        validate({**record(), "units": None})
+        with pytest.raises(ValueError, match=r"record|metric|protocol"):
+            validate({**record(), "units": None, key: value})
+
+
+class TestReuse:
+    def test_an_equal_evaluation_is_found(self, tmp_path):
+        assert find(tmp_path / "nowhere") is None
+        path = write_record(tmp_path, record(), UNITS)
+        assert find(tmp_path) == path
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"task": "coco"},
+            {"checkpoint_sha256": "1" * 64},
+            {"checkpoint_sha256": CHECKPOINT[:12] + "1" * 52},  # the file's name is the same
+            {"weights_sha256": "1" * 64},
+            {"heads": 12},  # same weights, other features
+            {"protocol": Protocol(PROTOCOL.name, {**PROTOCOL.parameters, "top_k": 7})},  # the name is the same
+            {"protocol": Protocol("davis2017-dino@2", PROTOCOL.parameters)},
+            {"dataset": Dataset("davis2017-val", "val", "1" * 64)},
+            {"dataset": Dataset("davis2017-val", "test", DATA)},
+        ],
+        ids=lambda change: "-".join(change),
+    )
+    def test_any_other_is_not(self, tmp_path, change):
+        write_record(tmp_path, record(), UNITS)
+        assert find(tmp_path, **change) is None
+
+    def test_a_file_is_no_reason(self, tmp_path):
+        """A broken record, or one whose units are gone, is passed over."""
+        path = write_record(tmp_path, record(), UNITS)
+        path.with_suffix(".npz").unlink()
+        assert find(tmp_path) is None
+        path.write_text("{")
+        assert find(tmp_path) is None
+        path.write_text(json.dumps({"task": "davis"}))
+        assert find(tmp_path) is None
+
+    def test_the_newest_of_equal_ones_is_taken(self, tmp_path):
+        newer = write_record(tmp_path, record(started="2026-11-25T18:00:00+00:00"), UNITS)
+        write_record(tmp_path, record(started="2026-11-24T18:00:00+00:00"), UNITS)
+        assert find(tmp_path) == newer
+
+
+def test_reading_what_is_no_record_names_the_file(tmp_path):
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(UserError, match=r"x\.json is no record"):
+        read_record(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("davis2017-dino@1", "davis2017-dino@1"), ("a/b c", "a_b_c"), ("r=3,k=7", "r=3_k=7"), ("../x", ".._x")],
+)
+def test_a_protocols_name_in_a_file_name(name, expected):
+    assert file_name(name) == expected
+
+
+def test_jsonable_keeps_what_json_can_hold():
+    value = {"a": (1, 2.5, None, True), 3: float("inf"), "path": object}
+    assert jsonable(value) == {"a": [1, 2.5, None, True], "3": "inf", "path": "<class 'object'>"}
+
+
+def test_versions_name_what_has_a_hand_in_a_figure():
+    found = versions()
+    assert {"python", "torch", "numpy", "mmengine", "selfpatch"} <= found.keys()
+    assert all(isinstance(version, str) and version for version in found.values())
