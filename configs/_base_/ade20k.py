@@ -1,4 +1,4 @@
-"""Everything that an ADE20K config can set, beside ``model`` and ``recipe`` (with the keys of selfpatch.eval.dense.recipe).
+"""Everything that an ADE20K config can set, beside ``model`` and ``recipe`` (keys: selfpatch.eval.dense.recipe).
 
 ``model`` is mmseg's; the backbone, numbers of channels and classes come from the checkpoint and the data.
 """

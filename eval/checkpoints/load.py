@@ -1,8 +1,8 @@
 """The one door for checkpoints: any published or own checkpoint in, a backbone that is proved to hold its weights out.
 
-What a file is, is read off its tensors and metadata (:mod:`selfpatch.eval.checkpoints.families`); every tensor must be explained;
-and each load ends with a certificate: which tensors were set, and that the model computes from them what the file's
-own tensors say.
+What a file is, is read off its tensors and metadata (:mod:`selfpatch.eval.checkpoints.families`); every tensor must
+be explained; and each load ends with a certificate: which tensors were set, and that the model computes from them what
+the file's own tensors say.
 """
 
 from __future__ import annotations

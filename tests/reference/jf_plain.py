@@ -1,7 +1,7 @@
 """J and F as the DAVIS 2017 evaluation is usually written: whole stacks, full frames, one dilation a mask.
 
-Kept beside the tests for two uses: ``selfpatch.eval.measures.jf`` must equal it bit for bit, and ``tools/bench.py`` times the
-two against each other. Every frame of every object is a full-size boolean image here, whether the object is in it
+Kept beside the tests for two uses: ``selfpatch.eval.measures.jf`` must equal it bit for bit, and ``tools/bench.py``
+times the two against each other. Every frame of every object is a full-size boolean image here, whether the object is in it
 or not.
 """
 
