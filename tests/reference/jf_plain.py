@@ -1,8 +1,8 @@
 """J and F as the DAVIS 2017 evaluation is usually written: whole stacks, full frames, one dilation a mask.
 
 Kept beside the tests for two uses: ``selfpatch.eval.measures.jf`` must equal it bit for bit, and ``tools/bench.py``
-times the two against each other. Every frame of every object is a full-size boolean image here, whether the object is in it
-or not.
+times the two against each other. Every frame of every object is a full-size boolean image here, whether the object is
+in it or not.
 """
 
 from __future__ import annotations
