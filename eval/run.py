@@ -78,6 +78,36 @@ def main(argv: Sequence[str]) -> None:
     run(task, args)
 
 
+def evaluate(task: str, checkpoint: str | Path, **options: Any) -> dict[str, Any]:
+    """Evaluate ``checkpoint`` on ``task`` from Python and return its record.
+
+    Args:
+        task: one of :func:`tasks`.
+        checkpoint: a file of any known family.
+        options: those of the command line, with underscores: ``data``, ``records``, ``force``, ``topk``...
+
+    Raises:
+        UserError: whatever the command line would refuse.
+    """
+    known = tasks()
+    if task not in known:
+        raise UserError(f"unknown task {task!r}: choose one of {', '.join(known)}")
+    module = importlib.import_module(f"selfpatch.eval.tasks.{task}")
+    parser = _parser(module, known)
+    if unknown := sorted(options.keys() - {action.dest for action in parser._actions}):
+        raise UserError(f"{task} has no option {', '.join(unknown)}")
+    words = []
+    for name, value in options.items():
+        word = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [word] if value else []
+        elif value is not None:
+            words += [word, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+    args = parser.parse_args([str(checkpoint), *words])
+    args.task = task
+    return read_record(run(module, args))
+
+
 def check_command(name: str, argv: Sequence[str]) -> None:
     """Raise :class:`UserError` for what ``main([name, checkpoint, *argv])`` refuses before it needs the checkpoint.
 

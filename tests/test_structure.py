@@ -63,6 +63,7 @@ def test_what_no_file_may_hold(path):
 def test_every_room_is_packaged():
     packages = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)[1]
     folders = {path.parent.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    folders.add(Path("configs"))
     assert set(re.findall(r'"(.*?)"', packages)) == {f"selfpatch.{'.'.join(folder.parts)}" for folder in folders}
 
 
