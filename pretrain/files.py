@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from selfpatch.pretrain.cli import UserError
 
@@ -74,6 +76,41 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a list, such as ``val.txt``, without blanks around them, empty ones and a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8 text, is empty, or holds a line twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no list that can be read ({_reason(error)})") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty: it lists one name a line")
+    if len(lines) > len(set(lines)):
+        twice = next(line for line in lines if lines.count(line) > 1)
+        raise UserError(f"{path} names {twice} twice: remove one of the lines")
+    return lines
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{path} is no JSON that can be read ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sha256_file(path: str | Path) -> str:
