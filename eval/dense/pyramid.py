@@ -158,6 +158,12 @@ class MapNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
+def layer_norm(x: Tensor) -> Tensor:
+    """A map (B, C, h, w) normalised over the channels of each cell: LayerNorm without parameters."""
+    variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+    return (x - mean) * (variance + 1e-6).rsqrt()
+
+
 class ToStride(nn.Module):
     """Resamples a map from one stride to another, bilinearly, so that every cell keeps its place in the image."""
 
@@ -180,6 +186,8 @@ class SelfPatchPyramid(nn.Module):
             depth (Swin: all four).
         tap_norm: whether the ViT's final norm is applied to each tap (DINO publishes features so; the SelfPatch code
             does not, nor does its ViT have one).
+        tap_layernorm: whether each tap is normalised over its channels by a LayerNorm without parameters, which treats
+            networks with and without a final norm alike.
         pyramid: False leaves the maps as they are (ViT: at the stride of a patch): what a linear head on frozen
             features takes.
         drop_path: rate of stochastic depth at the last block.
@@ -197,6 +205,7 @@ class SelfPatchPyramid(nn.Module):
         checkpoint: str,
         taps: Sequence[int] | None = None,
         tap_norm: bool = False,
+        tap_layernorm: bool = False,
         pyramid: bool = True,
         drop_path: float = 0.0,
         frozen_blocks: int = 0,
@@ -216,6 +225,7 @@ class SelfPatchPyramid(nn.Module):
             raise UserError(f"taps={self.taps}: {checkpoint} can be tapped from 0 to {places - 1}")
         if tap_norm and not (arch["family"] == "vit" and arch["final_norm"]):
             raise UserError(f"tap_norm: {checkpoint} ({arch['name']}) has no final norm that fits all its taps")
+        self.tap_layernorm = tap_layernorm
         self.tap_norm, self.frozen, self.frozen_blocks = tap_norm, frozen, frozen_blocks
         self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
         self.encoder.checkpointing = checkpointing
@@ -259,6 +269,8 @@ class SelfPatchPyramid(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.access.maps(self.encoder, images, self.taps, self.tap_norm)
+            if self.tap_layernorm:
+                maps = [layer_norm(level) for level in maps]
         # mmcv's RoIAlign misreads what is not contiguous (eval/coco.py, RegionExtractor)
         return tuple(scale(level).contiguous() for scale, level in zip(self.scales, maps))
 

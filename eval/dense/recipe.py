@@ -51,6 +51,7 @@ class Recipe:
     drop_path: float = _parameter(0.0, "stochastic depth at the last block")
     taps: tuple[int, ...] = _parameter((3, 5, 7, 11), "blocks that feed the pyramid, counted in 12; Swin: all stages")
     tap_norm: bool = _parameter(False, "apply the backbone's final norm to each tap")
+    tap_layernorm: bool = _parameter(False, "normalise each tap over its channels: LayerNorm without parameters")
     frozen: bool = _parameter(False, "train nothing of the backbone")
     frozen_blocks: int = _parameter(0, "train nothing of the embedding and so many first blocks")
     precision: str = _parameter("fp32", "fp32 or bf16")

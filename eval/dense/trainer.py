@@ -217,6 +217,7 @@ def backbone_config(backbone: LoadedBackbone, args: argparse.Namespace, recipe: 
         "checkpoint": str(backbone.checkpoint),
         "taps": list(recipe.taps),
         "tap_norm": recipe.tap_norm,
+        "tap_layernorm": recipe.tap_layernorm,
         "drop_path": recipe.drop_path,
         "frozen_blocks": recipe.frozen_blocks,
         "frozen": recipe.frozen,

@@ -65,6 +65,15 @@ def test_maps_are_contiguous(vit, swin, pyramid):
         assert all(level.is_contiguous() for level in SelfPatchPyramid(path, pyramid=pyramid)(images))
 
 
+@pytest.mark.parametrize("options", [{}, {"cls_token": False, "final_norm": False}])
+def test_a_tap_can_be_normalised_without_parameters(vit, options):
+    images = torch.randn(1, 3, 64, 64)
+    plain, normed = (SelfPatchPyramid(vit(**options), pyramid=False, tap_layernorm=on)(images) for on in (False, True))
+    for before, after in zip(plain, normed):
+        wanted = nn.functional.layer_norm(before.permute(0, 2, 3, 1), [32], eps=1e-6).permute(0, 3, 1, 2)
+        torch.testing.assert_close(after, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_levels_are_built_as_published(vit):
     kinds = [
         [type(m).__name__ for m in level.modules() if not list(m.children())]
