@@ -123,6 +123,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
     return {
         "method": method.display_name,
         "arch": method.backbone.arch,
+        "downstream": method.downstream,
         "beside": method.beside,
         "config": config.to_dict(),
         "train_data": Path(config.data.root).resolve().name,

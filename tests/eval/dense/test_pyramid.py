@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from selfpatch.eval.dense.pyramid import CertifyBackbone, SelfPatchPyramid, out_channels, scaled_taps
+from selfpatch.eval.dense.pyramid import CertifyBackbone, SelfPatchPyramid
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.swin import Swin
@@ -109,7 +109,9 @@ def test_resampling_to_another_stride_keeps_places(vit):
     ],
 )
 def test_taps_scale_with_depth(depth, published, expected):
-    assert scaled_taps({"family": "vit", "depth": depth}, published) == expected
+    with torch.device("meta"):
+        model = VisionTransformer(embed_dim=6, heads=3, depth=depth)
+    assert model.scaled_out_indices(published) == expected
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -144,7 +146,7 @@ def test_swin_gives_its_stages_under_fresh_norms(swin):
     image = torch.randn(1, 3, 64, 96)
     maps = pyramid(image)
     assert [tuple(m.shape) for m in maps] == [(1, 8 * 2**i, 16 // 2**i, 24 // 2**i) for i in range(4)]
-    assert pyramid.out_channels == out_channels(pyramid.loaded.arch) == [8, 16, 32, 64]
+    assert pyramid.out_channels == pyramid.loaded.model.widths == [8, 16, 32, 64]
     stages = pyramid.loaded.model.stages(image)
     for found, stage in zip(maps, stages):
         expected = nn.functional.layer_norm(stage, stage.shape[-1:])
