@@ -2,19 +2,30 @@
 
 All randomness of a sample comes from one generator that its address (seed, epoch, index) starts, so that neither
 workers nor restarts nor the number of processes change a pixel.
+
+Every operation is the published one, which Pillow defines, in the fastest form at hand: PyTorch's resizing of uint8
+images has Pillow's antialiasing, OpenCV does the rest. Pictures are uint8 arrays (H, W, 3) in RGB.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+import torch.nn.functional as F
 from torch import Tensor
 
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+from selfpatch.pretrain.images import read_picture
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+TRUNCATE = -0.5  # Pillow's blends cut off the fraction that OpenCV's round
+SOLARIZED = np.array([level if level < 128 else 255 - level for level in range(256)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -44,42 +55,43 @@ class View:
     hue: float = 0.1
     interpolation: str = "bicubic"
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """One crop of an RGB image."""
-        crop = image.crop(random_box(*image.size, self.scale, rng)).resize(
-            (self.size, self.size), RESAMPLING[self.interpolation]
-        )
+    def __call__(self, picture: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
+        """The crop (S, S, 3) that shows a box of a picture (H, W, 3)."""
+        crop = resized_crop(picture, box, self.size, self.interpolation)
         if rng.random() < self.flip:
-            crop = ImageOps.mirror(crop)
+            crop = cv2.flip(crop, 1)
         if rng.random() < self.jitter:
             crop = self.jitter_colours(crop, rng)
         if rng.random() < self.grey:
-            crop = crop.convert("L").convert("RGB")
+            crop = grayscale(crop)
         if rng.random() < self.blur:
-            crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))  # radius in pixels
+            crop = gaussian_blur(crop, rng.uniform(0.1, 2.0))
         if rng.random() < self.solarise:
-            crop = ImageOps.solarize(crop, threshold=128)
+            crop = cv2.LUT(crop, SOLARIZED)
         return crop
 
-    def jitter_colours(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Brightness, contrast, saturation and hue changed at random, in random order."""
-        enhancers = (
-            (ImageEnhance.Brightness, self.brightness),
-            (ImageEnhance.Contrast, self.contrast),
-            (ImageEnhance.Color, self.saturation),
-        )
+    def jitter_colours(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Brightness, contrast, saturation and hue changed at random, in random order.
+
+        A factor f blends the crop with black, with its mean luma or with its grayscale: f·crop + (1 - f)·other.
+        """
         for change in rng.permutation(4):
             if change == 3:
-                image = shift_hue(image, rng.uniform(-self.hue, self.hue))
+                crop = shift_hue(crop, rng.uniform(-self.hue, self.hue))
+                continue
+            strength = (self.brightness, self.contrast, self.saturation)[change]
+            factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+            if change == 0:
+                crop = cv2.convertScaleAbs(crop, alpha=factor, beta=TRUNCATE)
+            elif change == 1:
+                mean = round(cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0])
+                crop = cv2.addWeighted(crop, factor, crop, 0, (1 - factor) * mean + TRUNCATE)
             else:
-                enhance, strength = enhancers[change]
-                image = enhance(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
-        return image
+                crop = cv2.addWeighted(crop, factor, grayscale(crop), 1 - factor, TRUNCATE)
+        return crop
 
 
-def random_box(
-    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def random_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
     """A box (left, upper, right, lower) with a random share of the area and an aspect ratio from 3/4 to 4/3.
 
     After ten draws that do not fit: the largest centred box whose aspect ratio is within these bounds.
@@ -96,11 +108,39 @@ def random_box(
     return left, upper, left + w, upper + h
 
 
-def shift_hue(image: Image.Image, turn: float) -> Image.Image:
+def resized_crop(picture: np.ndarray, box: Box, size: int, interpolation: str) -> np.ndarray:
+    """The box of a picture at size x size pixels, antialiased: nothing outside the box has a say."""
+    left, upper, right, lower = box
+    crop = torch.from_numpy(np.array(picture[upper:lower, left:right]))[None].permute(0, 3, 1, 2)  # channels last
+    crop = F.interpolate(crop, (size, size), mode=interpolation, antialias=True)  # and so it stays
+    return np.ascontiguousarray(crop[0].permute(1, 2, 0).numpy())
+
+
+def grayscale(crop: np.ndarray) -> np.ndarray:
+    """The luma (ITU-R BT.601) of a picture in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def shift_hue(crop: np.ndarray, turn: float) -> np.ndarray:
     """Turn the hue by ``turn`` of a full circle (-0.5 to 0.5)."""
-    hue, saturation, value = image.convert("HSV").split()
-    hue = hue.point([(level + round(turn * 255)) % 256 for level in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    hsv = cv2.cvtColor(crop, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # 8 bits wrap round, as a circle does
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def gaussian_blur(crop: np.ndarray, radius: float) -> np.ndarray:
+    """Pillow's Gaussian blur: three box filters in a row, here as one kernel (Gwosdek et al., 2011).
+
+    Args:
+        crop: (H, W, 3).
+        radius: the standard deviation in pixels.
+    """
+    variance = radius**2 / 3  # of each of the three
+    whole = int((math.sqrt(12 * variance + 1) - 1) / 2)  # the box covers 2·whole + 1 pixels, and a part of two more
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    box = np.array([part, *[1.0] * (2 * whole + 1), part]) / (2 * whole + 1 + 2 * part)
+    kernel = np.convolve(np.convolve(box, box), box).astype(np.float32)
+    return cv2.sepFilter2D(crop, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
 def is_local(view: str) -> bool:
@@ -109,25 +149,55 @@ def is_local(view: str) -> bool:
 
 
 class MultiCrop:
-    """An image -> its crops, grouped by size: local crops, which no teacher sees as targets, behind all others.
+    """A picture -> its crops, grouped by size: local crops, which no teacher sees as targets, behind all others.
 
     Args:
         views: the config's ``views``: name -> arguments of :class:`View`, in the order in which the crops come.
     """
 
     def __init__(self, views: dict[str, dict]) -> None:
-        self.views = {name: View(**view) for name, view in views.items()}
+        kinds = [(is_local(name), View(**view)) for name, view in views.items()]
+        self.crops = [(local, view) for local, view in kinds for _ in range(view.count)]
 
     @property
     def groups(self) -> list[tuple[bool, int]]:
         """Of each group of crops whether they are local, and their size: in order, each once."""
-        groups = dict.fromkeys((is_local(name), view.size) for name, view in self.views.items() if view.count)
+        groups = dict.fromkeys((local, view.size) for local, view in self.crops)
         return sorted(groups, key=lambda group: group[0])  # stable: else as the views come
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> list[Tensor]:
+    def read(self, source: Path | bytes, rng: np.random.Generator, name: str | None = None) -> list[Tensor]:
+        """As a call, of a file or its bytes, which are decoded no larger than the crops need.
+
+        Raises:
+            UserError: the file, which ``name`` may name, cannot be read.
+        """
+        boxes: list[Box] = []
+
+        def reduction(height: int, width: int) -> int:
+            boxes.extend(self.draw_boxes(height, width, rng))
+            return self.largest_reduction(boxes)
+
+        picture = read_picture(source, reduction=reduction, name=name)
+        factor = self.largest_reduction(boxes)
+        return self.cut(picture, [tuple(round(edge / factor) for edge in box) for box in boxes], rng)
+
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> list[Tensor]:
         """One uint8 tensor (V, 3, S, S) a group."""
+        height, width, _ = picture.shape
+        return self.cut(picture, self.draw_boxes(height, width, rng), rng)
+
+    def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> list[Box]:
+        """A random box for each crop."""
+        return [random_box(width, height, view.scale, rng) for _, view in self.crops]
+
+    def largest_reduction(self, boxes: list[Box]) -> int:
+        """By how much (8, 4, 2 or 1) both sides of a picture may shrink so that each box keeps its crop's pixels."""
+        sides = [min(box[2] - box[0], box[3] - box[1]) / view.size for (_, view), box in zip(self.crops, boxes)]
+        return next((factor for factor in (8, 4, 2) if min(sides) >= factor), 1)
+
+    def cut(self, picture: np.ndarray, boxes: list[Box], rng: np.random.Generator) -> list[Tensor]:
+        """The crops that show these boxes."""
         groups: dict[tuple[bool, int], list[np.ndarray]] = {group: [] for group in self.groups}
-        for name, view in self.views.items():
-            for _ in range(view.count):
-                groups[is_local(name), view.size].append(np.asarray(view(image, rng)))
-        return [torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous() for crops in groups.values()]
+        for (local, view), box in zip(self.crops, boxes):
+            groups[local, view.size].extend(cv2.split(view(picture, box, rng)))
+        return [torch.from_numpy(np.stack(planes)).unflatten(0, (-1, 3)) for planes in groups.values()]

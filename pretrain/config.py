@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 
-from selfpatch.pretrain.augment import RESAMPLING, View
+from selfpatch.pretrain.augment import INTERPOLATIONS, View
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.runner import PRECISIONS
@@ -30,7 +30,7 @@ WIDER = {
     "optimizer.clip": float | None,
     "optimizer.betas": tuple[float, float],
 }  # than the base's
-CHOICES = {"precision": PRECISIONS, "interpolation": tuple(RESAMPLING)}
+CHOICES = {"precision": PRECISIONS, "interpolation": INTERPOLATIONS}
 # names of keys, whatever their section -> what their numbers must be
 RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,34 +10,35 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from selfpatch.pretrain.augment import MultiCrop
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.folders import PICTURES, Listing, list_files
+from selfpatch.pretrain.images import read_header
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 UNREADABLE_SHARE = 0.001  # of the images may be unreadable, and at least one
 LOOKED_AT_FIRST = 1000  # images whose header is read before anything is computed
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All images under ``root``, at any depth, sorted.
+    """All images under ``root``, at any depth, in order.
 
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    root = Path(root)
-    if not root.is_dir():
+    return listing_of(root).paths
+
+
+def listing_of(root: str | Path) -> Listing:
+    """As :func:`list_images`, with what was passed by."""
+    if not Path(root).is_dir():
         raise UserError(f"no such data folder: {root} (give an image folder with --data)")
-    found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
-        found.extend(Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS))
-    if not found:
-        raise UserError(f"no image in {root}: expected {', '.join(EXTENSIONS)} files, flat or in folders")
-    return sorted(found)
+    listing = list_files(root)
+    if not listing.paths:
+        raise UserError(f"no image in {root}: expected {', '.join(PICTURES)} files, flat or in folders")
+    return listing
 
 
 def allowed_unreadable(images: int) -> int:
@@ -59,6 +59,8 @@ class ImageFolder(Dataset):
     An unreadable image is replaced by the next one that can be read, and its number goes along as ``unreadable``, for
     the main process to name it and to count.
 
+    ``findings`` says in a line each what was passed by.
+
     Args:
         root: the folder, nested or flat.
         views: the config's ``views``.
@@ -71,7 +73,8 @@ class ImageFolder(Dataset):
     metainfo = None  # mmengine asks
 
     def __init__(self, root: str, views: dict[str, dict], seed: int) -> None:
-        self.root, self.paths = Path(root), list_images(root)
+        listing = listing_of(root)
+        self.root, self.paths, self.findings = Path(root), listing.paths, listing.passed_by()
         self.multi_crop, self.seed = MultiCrop(views), seed
         self.check_headers()
 
@@ -97,23 +100,25 @@ class ImageFolder(Dataset):
         for step in range(min(len(self.paths), allowed_unreadable(len(self.paths)) + 1)):
             number = (index + step) % len(self.paths)
             try:
-                with Image.open(self.paths[number]) as file:
-                    image = file.convert("RGB")
+                crops = self.multi_crop.read(self.paths[number], self.rng(epoch, index))
                 break
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            except UserError:
                 unreadable.append(number)
         else:  # more in a row than a run may have: the main process will stop it
-            image = Image.new("RGB", (64, 64))
-        crops = self.multi_crop(image, np.random.default_rng([self.seed, epoch, index]))
+            crops = self.multi_crop(np.zeros((64, 64, 3), np.uint8), self.rng(epoch, index))
         return {"crops": crops, "unreadable": unreadable}
+
+    def rng(self, epoch: int, index: int) -> np.random.Generator:
+        """The random numbers of one sample."""
+        return np.random.default_rng([self.seed, epoch, index])
 
 
 def has_image_header(path: Path) -> bool:
     """Whether the file starts like an image of a known format."""
     try:
-        with Image.open(path):
-            return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_header(path)
+        return True
+    except UserError:
         return False
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -35,6 +36,13 @@ UPRIGHT = {  # of the orientations that swap the sides: what turns a picture upr
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+REDUCED = {  # by how much: OpenCV's name
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+END_OF_JPEG = b"\xff\xd9"
 EXIF, DEEP, PALETTE, CMYK, ALPHA, FRAMES = "exif", "deep", "palette", "cmyk", "alpha", "frames"
 ODD = {  # what can be odd about a picture: in words, and how it is read
     EXIF: ("an EXIF orientation", "the stored pixels are read, turned only where the size of the labels asks for it"),
@@ -69,7 +77,10 @@ def read_header(path: str | Path, decode: bool = False) -> Header:
 
 
 def read_picture(
-    source: str | Path | bytes, size: tuple[int, int] | None = None, reduction: int = 1, name: str | None = None
+    source: str | Path | bytes,
+    size: tuple[int, int] | None = None,
+    reduction: int | Callable[[int, int], int] = 1,
+    name: str | None = None,
 ) -> np.ndarray:
     """The pixels of a picture: RGB (H, W, 3), uint8.
 
@@ -77,13 +88,18 @@ def read_picture(
         source: a file, or the bytes of one.
         size: the (height, width) that its labels speak of. A picture of another size is turned upright by its EXIF
             orientation if that gives this size.
-        reduction: 1, 2, 4 or 8: by how much both sides may be smaller, rounded up; saves time with a JPEG.
+        reduction: 1, 2, 4 or 8: by how much both sides may be smaller, rounded up; saves time with a JPEG. Or what
+            gives this number for a height and a width.
         name: what an error calls it, in place of a path.
 
     Raises:
         UserError: it cannot be read to its end.
     """
     with _opened(source, name) as image:
+        if callable(reduction):
+            reduction = reduction(image.height, image.width)
+        if size is None and (picture := _plain_jpeg(image, reduction)) is not None:
+            return picture
         turn = None
         if size is not None and size != (image.height, image.width) and _upright_size(image) == size:
             turn = UPRIGHT[_orientation(image)]
@@ -168,6 +184,18 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         raise ValueError("it holds floating-point numbers, no picture of 8 or 16 bits")
     return image.convert("RGB")
+
+
+def _plain_jpeg(image: Image.Image, reduction: int) -> np.ndarray | None:
+    """An ordinary JPEG decoded by OpenCV: the same pixels in half of Pillow's time. None: Pillow shall judge it."""
+    if image.format != "JPEG" or image.mode != "RGB":
+        return None
+    image.fp.seek(0)
+    data = image.fp.read()
+    if not data.endswith(END_OF_JPEG):  # cut short, perhaps: OpenCV would make the rest grey
+        return None
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def _orientation(image: Image.Image) -> int:

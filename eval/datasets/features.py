@@ -25,15 +25,15 @@ from PIL import Image
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.datasets.checks import require, sample, unreadable
-from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import EXTENSIONS
 from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.pretrain.folders import PICTURES
 from selfpatch.pretrain.progress import Meter
 from selfpatch.reports.record import Dataset
 
 DATA = Path("data/imagenet")  # the default of --data
 RESIZE, CROP = 256, 224  # as DINO evaluates: the short side, then the centre
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GLOBAL = "[CLS] of the last layer; without [CLS], the mean of its patch tokens"
 SPLIT = 5  # without train/ and val/: every fifth image of a class, from its second, is val
 HEADS_READ = 100_000  # of so many images the first bytes enter the fingerprint; of the others name and size
@@ -131,7 +131,7 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         paths = [Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names]
-        if paths := sorted(path for path in paths if path.suffix.lower() in EXTENSIONS):
+        if paths := sorted(path for path in paths if path.suffix.lower() in PICTURES):
             found[folder.name] = paths
     if len(found) < 2:
         raise UserError(f"{root} has {len(found)} class folders with images: at least 2 are needed; {LAYOUT}")
@@ -162,7 +162,7 @@ def read_image(path: Path, resize: int = RESIZE, crop: int = CROP) -> np.ndarray
     width, height = resize * width // short, resize * height // short
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
-    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return pixels.transpose(2, 0, 1)
 
 
@@ -317,8 +317,8 @@ def parameters(args: argparse.Namespace) -> dict[str, object]:
         "resize": args.resize,
         "interpolation": "bicubic",
         "crop": args.crop,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "mean": list(MEAN),
+        "std": list(STD),
     }
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
+from torch.utils.data import DataLoader
 
-from selfpatch.pretrain.augment import MultiCrop, View, random_box, shift_hue
+from selfpatch.pretrain.augment import MultiCrop, View, gaussian_blur, random_box, resized_crop, shift_hue
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import AddressSampler, ImageFolder, allowed_unreadable, collate_crops, list_images
+from selfpatch.pretrain.images import read_picture
 
 VIEWS = {
     "global1": {"size": 32, "scale": (0.25, 1.0)},
@@ -129,19 +132,75 @@ def test_a_narrow_image_gives_its_largest_allowed_box():
 
 
 def test_hue_turns_colours_and_spares_grey():
-    red, grey = Image.new("RGB", (2, 2), (255, 0, 0)), Image.new("RGB", (2, 2), (90, 90, 90))
-    assert shift_hue(red, 1 / 3).getpixel((0, 0))[1] > 240
-    assert shift_hue(grey, 1 / 3).getpixel((0, 0)) == (90, 90, 90)
+    red, gray = np.full((2, 2, 3), (255, 0, 0), np.uint8), np.full((2, 2, 3), 90, np.uint8)
+    for turn, color in ((1 / 3, (0, 255, 0)), (-1 / 3, (0, 0, 255)), (1 / 6, (255, 255, 0))):
+        assert np.abs(shift_hue(red, turn)[0, 0] - np.array(color)).max() <= 6  # hue has 256 levels
+    assert np.array_equal(shift_hue(gray, 1 / 3), gray)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("box", [(0, 0, 90, 60), (20, 7, 50, 40), (3, 3, 13, 17)])
+def test_crops_are_resized_as_pillow_does(box, interpolation):
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8), (3, 3), 0)
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
+    expected = np.asarray(Image.fromarray(picture).crop(box).resize((24, 24), method)).astype(int)
+    assert np.abs(expected - resized_crop(picture, box, 24, interpolation)).max() <= 2  # both round in between
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.45, 1.0, 1.37, 2.0])
+def test_the_blur_is_pillows(radius):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius))).astype(float)
+    difference = np.abs(gaussian_blur(picture, radius) - expected)
+    assert difference.mean() < 1.1  # of 255, in noise: both round their weights or in between
+    assert difference[8:-8, 8:-8].max() <= 5  # at the edges Pillow repeats pixels box by box
+
+
+def test_a_large_picture_is_decoded_no_larger_than_its_crops_need(tmp_path):
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8), (0, 0), 9)
+    Image.fromarray(picture).save(tmp_path / "large.jpg", quality=95)
+    far, near = (
+        MultiCrop({"a": {"size": 32, "scale": (0.5, 1.0)}}),
+        MultiCrop({"a": {"size": 224, "scale": (0.5, 1.0)}}),
+    )
+    rng = np.random.default_rng
+    for crops, factor in ((far, 8), (near, 1)):
+        assert crops.largest_reduction(crops.draw_boxes(400, 600, rng(5))) == factor
+        found, whole = (
+            crops.read(tmp_path / "large.jpg", rng(5))[0],
+            crops(read_picture(tmp_path / "large.jpg"), rng(5))[0],
+        )
+        assert torch.equal(found, whole) == (factor == 1)
+        assert (found.float() - whole.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_crops_are_equal_bit_by_bit_for_any_number_of_workers_and_after_a_resume(photos, workers):
+    def batches(workers: int, epochs: list[int]) -> list[torch.Tensor]:
+        dataset = ImageFolder(photos, VIEWS, seed=3)
+        sampler = AddressSampler(dataset, batch_size=4, seed=3)
+        loader = DataLoader(
+            dataset, 4, sampler=sampler, num_workers=workers, collate_fn=collate_crops, persistent_workers=workers > 0
+        )
+        found = []
+        for epoch in epochs:
+            sampler.set_epoch(epoch)
+            found += [crops for batch in loader for crops in batch["crops"]]
+        return found
+
+    alone, shared = batches(0, [0, 1]), batches(workers, [0, 1])
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(alone[len(alone) // 2 :], batches(workers, [1]), strict=True))
 
 
 @pytest.mark.parametrize("change", ["blur", "solarise", "grey", "jitter", "flip"])
 def test_each_change_happens_as_often_as_it_says(change):
     """With probability 0 nothing but the crop is left; with 1 the picture is another."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    picture, box = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), (3, 5, 40, 44)
     off = dict.fromkeys(("blur", "solarise", "grey", "jitter", "flip"), 0.0)
-    plain = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
-    changed = View(size=16, scale=(0.5, 0.5), **{**off, change: 1.0})(image, np.random.default_rng(1))
-    again = View(size=16, scale=(0.5, 0.5), **off)(image, np.random.default_rng(1))
+    plain = View(size=16, scale=(0.5, 0.5), **off)(picture, box, np.random.default_rng(1))
+    changed = View(size=16, scale=(0.5, 0.5), **{**off, change: 1.0})(picture, box, np.random.default_rng(1))
+    again = View(size=16, scale=(0.5, 0.5), **off)(picture, box, np.random.default_rng(1))
     assert np.array_equal(plain, again)
     assert not np.array_equal(plain, changed)
 
@@ -155,8 +214,8 @@ def test_local_crops_stay_apart_and_behind_whatever_their_size_and_place():
     local = {"size": 32, "scale": (0.05, 0.25), "count": 3}
     crops = MultiCrop({"local": local, "local_far": {**local, "size": 16, "count": 1}, **{**VIEWS, "local": local}})
     assert crops.groups == [(False, 32), (True, 32), (True, 16)]
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    shapes = [tuple(group.shape) for group in crops(image, np.random.default_rng(0))]
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    shapes = [tuple(group.shape) for group in crops(picture, np.random.default_rng(0))]
     assert shapes == [(2, 3, 32, 32), (3, 3, 32, 32), (1, 3, 16, 16)]
 
 
