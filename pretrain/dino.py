@@ -104,6 +104,16 @@ class DINOPretraining(Method):
         move_centre(self.cls_centre, mean[0], self.centre_momentum)
         return loss
 
+    @torch.no_grad()
+    def diagnose(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The teacher's patch tokens, and its targets for the image level."""
+        feature, tokens, _ = self.teacher["backbone"](images)
+        return tokens, {"cls": self.cls_targets(feature)}
+
+    def cls_targets(self, feature: Tensor) -> Tensor:
+        """The teacher's probabilities (B, K) for its global tokens (B, C)."""
+        return teacher_probabilities(self.teacher["cls_head"](feature), self.cls_centre, self.step.teacher_temp)
+
     def after_step(self) -> None:
         """Move the teacher towards the student (arXiv 2104.14294, section 3.1)."""
         move_average(self.teacher, self.student, self.step.momentum)

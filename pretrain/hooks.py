@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import Tensor
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import ImageFolder, allowed_unreadable, list_of
@@ -69,6 +72,71 @@ class LogStep(Hook):
         for name, value in values.items():
             runner.message_hub.update_scalar(f"train/{name}", value)
         self.last = now
+
+
+class WatchTargets(Hook):
+    """Logs, and warns of, what tells of a collapse: how uniform the teacher's targets are, how far its tokens spread.
+
+    Every ``interval`` iterations, of the first images of a batch:
+
+    - ``<level>_entropy``: the mean entropy of the targets as a share of ln K; 1: they are uniform and teach nothing;
+    - ``<level>_outputs``: how many outputs share the targets, the exponential of the entropy of their mean; 1: all
+      images have the same target;
+    - ``token_spread``: the mean of 1 - cosine between patch tokens of all these images; 0: they are all alike.
+
+    Args:
+        interval: iterations.
+        warmup: iterations before the first warning: targets start uniform.
+    """
+
+    IMAGES = 16  # that are looked at, each in every global crop: below a hundredth of a step's time
+    UNIFORM, ALIKE = 0.9, 1.5  # warn above this entropy, and below so many outputs
+
+    def __init__(self, interval: int, warmup: int) -> None:
+        self.interval, self.warmup, self.warned = interval, warmup, set()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs=None) -> None:
+        """Look at the batch that has just been learned from."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        method = method_of(runner)
+        crops = method.data_preprocessor({"crops": [data_batch["crops"][0][:, : self.IMAGES]]})["crops"][0]
+        tokens, targets = method.diagnose(crops.flatten(0, 1))
+        found = {"token_spread": spread(tokens.flatten(0, 1))}
+        for level, probabilities in targets.items():
+            found[f"{level}_entropy"] = float(entropy(probabilities).mean() / math.log(probabilities.shape[1]))
+            found[f"{level}_outputs"] = float(entropy(probabilities.mean(0)).exp())
+        for name, value in found.items():
+            runner.message_hub.update_scalar(f"train/{name}", value)
+        if runner.iter >= self.warmup:
+            for level, probabilities in targets.items():
+                self._warn(runner, level, probabilities.shape[1], found)
+
+    def _warn(self, runner: Runner, level: str, out_dim: int, found: dict[str, float]) -> None:
+        share, outputs = found[f"{level}_entropy"], found[f"{level}_outputs"]
+        complaint = None
+        if share > self.UNIFORM:
+            complaint = f"have grown uniform (entropy {share:.2f} of ln {out_dim}): nothing is learned from them"
+        elif outputs < self.ALIKE:
+            complaint = f"have collapsed onto {outputs:.1f} of {out_dim} outputs: all images are alike to it"
+        if complaint and (level, complaint[:10]) not in self.warned:  # once each
+            self.warned.add((level, complaint[:10]))
+            runner.logger.warning(
+                "the teacher's %s targets %s; other values of schedule.lr, schedule.teacher_temp and "
+                "schedule.momentum may keep it from that",
+                level,
+                complaint,
+            )
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """The entropy in nats over the last dimension, whose rows sum to 1."""
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def spread(tokens: Tensor) -> float:
+    """The mean of 1 - cosine over all pairs of tokens (N, C): 0 where they are all alike."""
+    return float(1 - F.normalize(tokens.float(), dim=-1).mean(0).square().sum())
 
 
 def peak_memory_gb() -> float:

@@ -66,6 +66,13 @@ class Method(BaseModel):
     def after_step(self) -> None:
         """Called after the optimiser's step."""
 
+    @torch.no_grad()
+    def diagnose(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What tells of a collapse: the teacher's patch tokens (B, N, C) of normalised images (B, 3, S, S), and of each
+        level that has them its targets, probabilities (rows, K).
+        """
+        return self.teacher["backbone"](images)[1], {}
+
     def frozen_at_first(self) -> list[nn.Parameter]:
         """Parameters whose gradients are removed while the step says ``last_layers_frozen``."""
         return []

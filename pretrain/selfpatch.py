@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.dino import DINOPretraining
 from selfpatch.pretrain.heads import DINOHead
-from selfpatch.pretrain.losses import move_centre, patch_cross_entropy
+from selfpatch.pretrain.losses import move_centre, patch_cross_entropy, teacher_probabilities
 from selfpatch.pretrain.method import logged
 from selfpatch.pretrain.vit import LAYER_NORM_EPS, MLP
 
@@ -259,6 +259,17 @@ class SelfPatchPretraining(DINOPretraining):
             return None, global_tokens
         options = (self.neighbourhood, self.wrap, self.k, self.aggregation)
         return patch_targets(aggregation, x, keys_values, grid, *options), global_tokens
+
+    @torch.no_grad()
+    def diagnose(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The teacher's patch tokens, and its targets for the image level and for patches."""
+        tokens = self.teacher["backbone"](images)[1]
+        target_tokens, feature = self.embed_teacher(images)
+        targets = {"cls": self.cls_targets(feature)}
+        if target_tokens is not None:
+            logits = self.teacher["patch_head"](target_tokens.flatten(0, 1))
+            targets["patch"] = teacher_probabilities(logits, self.patch_centre, self.patch_teacher_temp)
+        return tokens, targets
 
     def distil_patches(self, student: Tensor, target_tokens: Tensor, weights: Tensor) -> Tensor:
         """The patch-level loss of the student's patch tokens (T, C) against their target tokens (T, C)."""

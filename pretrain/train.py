@@ -194,6 +194,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             hooks.CountUnreadable(loader.dataset),
             hooks.SetStep(schedule),
             hooks.LogStep(),
+            hooks.WatchTargets(config.log_interval, schedule.warmup),
             KeepCheckpoints(
                 config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: meta, advice=STEADIER
             ),
