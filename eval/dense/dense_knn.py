@@ -150,8 +150,7 @@ class Encoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.stride = model.to(self.device).eval(), model.stride
         self.side = side // self.stride * self.stride
-        mean, std = getattr(model, "mean", (0.485, 0.456, 0.406)), getattr(model, "std", (0.229, 0.224, 0.225))
-        self.mean, self.std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (mean, std))
+        self.mean, self.std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (model.mean, model.std))
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int]]:

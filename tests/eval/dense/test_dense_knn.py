@@ -66,7 +66,7 @@ def test_the_argmax_of_few_classes_at_a_time_is_that_of_all(classes):
 class Colours(nn.Module):
     """A backbone whose features are the mean colours of patches of 8 pixels."""
 
-    stride = 8
+    stride, mean, std = 8, (0, 0, 0), (1, 1, 1)
 
     def forward(self, images):
         x = F.avg_pool2d(images, 8)
