@@ -6,16 +6,27 @@ import argparse
 import io
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-FAILURES = "SELFPATCH_FAILURES"  # environment: the folder in which processes of one launch leave why they ended
+LAUNCHED = "SELFPATCH_LAUNCHED"  # environment: set where the launcher of this process tells why it ended
 
 
 class UserError(Exception):
     """A mistake that the user can mend; its message says what was wrong, where, and what to do."""
+
+
+class ProcessError(Exception):
+    """A process that this one started has failed.
+
+    Args:
+        told: what the user is shown, as it is.
+        status: the exit status of this process.
+    """
+
+    def __init__(self, told: str, status: int) -> None:
+        super().__init__(told)
+        self.status = status
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -68,19 +79,23 @@ def run_command(
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
+    if LAUNCHED in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        main = record(main)  # the launcher reads there what it tells once for all processes
     try:
         sys.exit(main(argv) or 0)
     except UserError as error:
         debug = "--debug" in argv
         told, status = (traceback.format_exc() if debug else f"error: {error}\n"), 1 if debug else 2
+    except ProcessError as error:
+        told, status = str(error), error.status
     except KeyboardInterrupt:
         told, status = f"stopped: {interrupted}\n", 130
     except Exception:
-        if FAILURES not in os.environ:
+        if LAUNCHED not in os.environ:
             raise
-        told, status = traceback.format_exc(), 1
-    if FAILURES in os.environ:  # the launcher tells it once for all processes
-        Path(os.environ[FAILURES], f"{time.time_ns()}-{os.getpid()}-{status}").write_text(told)
-    else:
+        told, status = "", 1
+    if LAUNCHED not in os.environ:
         sys.stderr.write(told)
     sys.exit(status)

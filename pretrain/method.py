@@ -12,13 +12,11 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.losses import mean_over_processes
 from selfpatch.pretrain.schedules import Step
 from selfpatch.pretrain.vit import VisionTransformer  # noqa: F401 - registered, for configs to name it
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @MODELS.register_module()
@@ -44,6 +42,7 @@ class Method(BaseModel):
     """
 
     display_name = "method"  # the name of a row in the reports
+    downstream = "teacher"  # the network that downstream tasks take by default, or "student"
     smallest_batch = 1  # images over all processes
     schedule_class: type  # (iterations an epoch, batch, **the config's schedule); at(iteration) gives a Step
 
@@ -91,7 +90,7 @@ class Method(BaseModel):
     @property
     def backbone(self) -> nn.Module:
         """The network that downstream tasks take by default."""
-        return self.teacher["backbone"]
+        return getattr(self, self.downstream)["backbone"]
 
     @property
     def beside(self) -> list[str]:

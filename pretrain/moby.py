@@ -31,6 +31,7 @@ class MoBYPretraining(Method):
     """
 
     display_name = "MoBY"
+    downstream = "student"
     smallest_batch = 2  # the heads' batch norms know no variance of one
     schedule_class = MoBYSchedule
 
@@ -67,11 +68,6 @@ class MoBYPretraining(Method):
         without_drop_path = MODELS.build(backbone).requires_grad_(False)
         without_drop_path.load_state_dict(self.student["backbone"].state_dict())
         self.teacher["backbone"] = without_drop_path
-
-    @property
-    def backbone(self) -> nn.Module:
-        """Downstream tasks take the online encoder."""
-        return self.student["backbone"]
 
     def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
         """Refuse anything but two views."""

@@ -322,8 +322,7 @@ def mean_of(x: Tensor, positives: Tensor, real: Tensor) -> Tensor:
 def check_grids(sizes: Sequence[int], backbone: nn.Module, neighbourhood: int | str) -> None:
     """Raise :class:`UserError` if a crop of one of these sides (pixels) has a grid smaller than the neighbourhood."""
     for size in sizes:
-        padded = size + -size % backbone.stride if backbone.pads else size
-        side = padded // backbone.stride
+        side = backbone.tokens_along(size)
         if isinstance(neighbourhood, int) and side < neighbourhood:
             raise UserError(
                 f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "

@@ -7,17 +7,16 @@ same weights under other names and merges patches in another order: :func:`to_mm
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.backbones.swin import WindowMSA
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from selfpatch.pretrain.backbone import Backbone
 from selfpatch.pretrain.vit import MLP, DropPath
 
 SIZES = {  # name: (width of the first stage, depths, heads), as in arXiv 2103.14030, section 3.3
@@ -76,13 +75,13 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
 class Block(nn.Module):
     """A pre-norm block on a grid: attention within windows, then an MLP, each a residual branch."""
 
-    def __init__(self, dim: int, heads: int, window: int, shifted: bool, drop_path: float) -> None:
+    def __init__(self, dim: int, heads: int, window: int, shifted: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)  # eps 1e-5, unlike the ViT's
         self.attn = WindowAttention(dim, heads, window, shifted)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, 4 * dim)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         first, second = (None, None) if noise is None else noise
@@ -108,9 +107,9 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks on one grid, and the merging that leads to the next stage's."""
 
-    def __init__(self, dim: int, heads: int, window: int, rates: list[float], last: bool) -> None:
+    def __init__(self, dim: int, heads: int, window: int, depth: int, last: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, window, i % 2 == 1, rate) for i, rate in enumerate(rates))
+        self.blocks = nn.ModuleList(Block(dim, heads, window, shifted=i % 2 == 1) for i in range(depth))
         self.downsample = None if last else PatchMerging(dim)
 
 
@@ -128,7 +127,7 @@ class PatchEmbed(nn.Module):
 
 
 @MODELS.register_module()
-class Swin(nn.Module):
+class Swin(Backbone):
     """A Swin transformer that gives a global feature and the patch tokens of its last grid, for any image size.
 
     Args:
@@ -140,15 +139,19 @@ class Swin(nn.Module):
         checkpointing: recompute each block's activations in the backward pass, to save memory.
 
     Attributes:
-        pads: what does not fill a patch at an edge is filled up with zeros, not left out.
         embed_dim: width of the patch tokens that :meth:`forward` gives: the last stage's.
-        widths: of the stages.
 
     Raises:
         ValueError: unknown size, other than four stages, or the heads do not divide a stage's width.
     """
 
-    pads = True
+    place = "stage"
+    strides = tuple(PATCH * 2**i for i in range(STAGES))
+    default_out_indices = tuple(range(STAGES))
+    default_index = 2  # stride 16, as most ViTs
+    final_norm_fits = False  # it is as wide as the last stage alone
+    patch_size = PATCH
+    fingerprint_unit = 16  # grids of 16x24 and 8x12 tokens, where windows shift, and of 4x6 and 2x3, where they do not
 
     def __init__(
         self,
@@ -176,13 +179,12 @@ class Swin(nn.Module):
         self.embed_dim, self.heads, self.checkpointing = self.widths[-1], self.stage_heads[-1], checkpointing
 
         self.patch_embed = PatchEmbed(dim)
-        step = drop_path_rate / (sum(self.depths) - 1)
-        rates = iter(step * i for i in range(sum(self.depths)))
         self.layers = nn.ModuleList(
-            Stage(width, count, window, list(islice(rates, depth)), last=width == self.embed_dim)
+            Stage(width, count, window, depth, last=width == self.embed_dim)
             for width, count, depth in zip(self.widths, self.stage_heads, self.depths)
         )
         self.norm = nn.LayerNorm(self.embed_dim) if final_norm else nn.Identity()
+        self.set_drop_path(drop_path_rate)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -201,21 +203,6 @@ class Swin(nn.Module):
         return [block for stage in self.layers for block in stage.blocks]
 
     @property
-    def patch_size(self) -> int:
-        """Side in pixels of a patch of the first grid."""
-        return PATCH
-
-    @property
-    def stride(self) -> int:
-        """Pixels from one patch token of the last grid to the next."""
-        return self.stage_stride(STAGES - 1)
-
-    @property
-    def num_branches(self) -> int:
-        """How many residual branches ``noise`` of :meth:`forward` decides about: two a block."""
-        return 2 * sum(self.depths)
-
-    @property
     def arch(self) -> dict:
         """What a checkpoint's metadata and a record say of this network."""
         return {
@@ -228,21 +215,10 @@ class Swin(nn.Module):
             "final_norm": isinstance(self.norm, nn.LayerNorm),
         }
 
-    @staticmethod
-    def stage_stride(stage: int) -> int:
-        """Pixels from one token to the next on the grid of a stage, counted from 0."""
-        return PATCH * 2**stage
-
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Encode images (B, 3, H, W), normalised, of any size.
+        """As every backbone's; the global feature is the mean of the last grid's tokens, after the final norm.
 
-        Args:
-            images: the batch; sides that the stages do not divide are filled up with zeros.
-            noise: (2·blocks, B) uniform numbers that decide which residual branches are dropped; None: torch's own.
-
-        Returns:
-            the global feature (B, C): the mean of the patch tokens; the patch tokens (B, h*w, C) of the last grid,
-            after the final norm; the grid (h, w).
+        Sides that the stages do not divide are filled up with zeros.
         """
         x = self.norm(self.stages(images, STAGES - 1, noise)[-1])  # (B, h, w, C)
         tokens = x.flatten(1, 2)
@@ -250,34 +226,41 @@ class Swin(nn.Module):
 
     def stages(self, images: Tensor, last: int = STAGES - 1, noise: Tensor | None = None) -> list[Tensor]:
         """The grids (B, h, w, C) after the blocks of stages 0 … ``last``, without any norm, at strides 4, 8, 16, 32."""
-        x, taken, branch = self.patch_embed(images), [], 0
+        x, taken, number = self.patch_embed(images), [], 0
         for i, stage in enumerate(self.layers[: last + 1]):
-            for block in stage.blocks:
-                x = self._run(block, x, None if noise is None else noise[branch : branch + 2])
-                branch += 2
+            for _ in stage.blocks:
+                x = self.run_block(number, x, noise)
+                number += 1
             taken.append(x)
             if i < last:
                 x = stage.downsample(x)
         return taken
 
-    def stage_tokens(self, images: Tensor, stage: int, norm: bool = True) -> tuple[Tensor, tuple[int, int]]:
-        """The patch tokens (B, h*w, C) of one stage's grid, and the grid (h, w).
+    def forward_intermediates(self, images: Tensor, indices: Sequence[int], norm: bool = True) -> list[Tensor]:
+        """The grids of chosen stages as maps (B, C, h, w); ``norm`` is for the last stage, the others have none."""
+        wanted = [index % STAGES for index in indices]
+        stages = self.stages(images, max(wanted))
+        if norm and wanted and max(wanted) == STAGES - 1:
+            stages[-1] = self.norm(stages[-1])
+        return [stages[i].permute(0, 3, 1, 2) for i in wanted]
 
-        Args:
-            images: (B, 3, H, W).
-            stage: from 0; negative ones count from the end.
-            norm: whether the last stage's tokens go through the final norm; the others have none.
-        """
-        stage %= STAGES
-        x = self.stages(images, stage)[stage]
-        if norm and stage == STAGES - 1:
-            x = self.norm(x)
-        return x.flatten(1, 2), (x.shape[1], x.shape[2])
+    def tokens_along(self, side: int) -> int:
+        """How many tokens of the last grid lie along a side in pixels; what does not fill one is filled up."""
+        return -(-side // self.stride)
 
-    def _run(self, block: Block, x: Tensor, noise: Tensor | None) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, noise, use_reentrant=False)
-        return block(x, noise)
+    def scaled_out_indices(self, published: Sequence[int]) -> list[int]:
+        """All four stages, whatever is published for ViTs."""
+        return list(self.default_out_indices)
+
+    def first_parts(self, count: int) -> list[nn.Module]:
+        """The embedding and the first ``count`` stages."""
+        return [self.patch_embed, *self.layers[:count]]
+
+    def unused_parts(self, indices: Sequence[int], norm: bool) -> list[nn.Module]:
+        """Later stages, and the final norm where it is not asked for."""
+        last = self.layers[max(indices)]
+        later = [*self.layers[max(indices) + 1 :], *filter(None, [last.downsample])]
+        return later if norm else [self.norm, *later]
 
 
 # --- mmdet's names ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.config import CONFIGS, ConfigOptions, load_config, method_class  # noqa: F401 - for others
 from selfpatch.pretrain.files import raise_unless_writable
+from selfpatch.pretrain.launch import check_gpus, run_processes, start_distributed
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, read_meta
 from selfpatch.pretrain.runner import (
@@ -28,9 +29,6 @@ from selfpatch.pretrain.runner import (
     KeepCheckpoints,
     SafeRunner,
     StopWhenNotFinite,
-    check_gpus,
-    run_processes,
-    start_distributed,
 )
 
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
@@ -123,6 +121,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
     return {
         "method": method.display_name,
         "arch": method.backbone.arch,
+        "downstream": method.downstream,
         "beside": method.beside,
         "config": config.to_dict(),
         "train_data": Path(config.data.root).resolve().name,
@@ -239,7 +238,8 @@ def main(argv: Sequence[str]) -> None:
         check_run(config, work_dir, args.resume, args.gpus)
         with torch.device("meta"):  # no memory, no time: only whether the network can be built and its crops fit
             build_method(config)
-        run_processes(args.gpus, "selfpatch.pretrain.train", argv)  # does not return
+        run_processes(args.gpus, "selfpatch.pretrain.train", argv)
+        return
     checkpoint = train(config, work_dir, args.resume, args.launcher)
     if is_main_process():
         print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from selfpatch.pretrain.backbone import Backbone
 
 SIZES = {  # name: (width, depth, heads), as in DeiT (arXiv 2012.12877, table 1)
     "tiny": (192, 12, 3),
@@ -77,7 +78,7 @@ class DropPath(nn.Module):
     address, so that it is the same however many processes share the batch.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         self.rate = rate
 
@@ -93,7 +94,7 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then MLP, each a residual branch."""
 
-    def __init__(self, dim: int, heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> None:
+    def __init__(self, dim: int, heads: int, layer_scale: float | None = None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(dim, heads)
@@ -101,7 +102,7 @@ class Block(nn.Module):
         self.mlp = MLP(dim, 4 * dim)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         first, second = (None, None) if noise is None else noise
@@ -123,7 +124,7 @@ class PatchEmbed(nn.Module):
 
 
 @MODELS.register_module()
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """A plain vision transformer (arXiv 2010.11929) that gives a global feature and patch tokens for any image size.
 
     Args:
@@ -137,14 +138,12 @@ class VisionTransformer(nn.Module):
         register_tokens: how many learned extra tokens without position go along (arXiv 2309.16588).
         checkpointing: recompute each block's activations in the backward pass, to save memory.
 
-    Attributes:
-        pads: whether what does not fill a patch at an edge is filled up; here it is left out.
-
     Raises:
         ValueError: if the image side is not a multiple of the patch, or the heads do not divide the width.
     """
 
-    pads = False
+    place = "block"
+    default_index = -1
 
     def __init__(
         self,
@@ -172,14 +171,15 @@ class VisionTransformer(nn.Module):
         if dim % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {dim}")
         self.embed_dim, self.patch_size, self.grid_side = dim, patch_size, img_size // patch_size
-        self.checkpointing = checkpointing
+        self.widths, self.strides = [dim] * self.depth, [patch_size] * self.depth
+        self.final_norm_fits, self.fingerprint_unit, self.checkpointing = final_norm, patch_size, checkpointing
 
         self.patch_embed = PatchEmbed(patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.register_tokens = nn.Parameter(torch.zeros(1, register_tokens, dim)) if register_tokens else None
         self.pos_embed = nn.Parameter(torch.zeros(1, int(cls_token) + self.grid_side**2, dim))
-        rates = torch.linspace(0, drop_path_rate, self.depth, device="cpu").tolist()  # also under a meta device
-        self.blocks = nn.ModuleList(Block(dim, self.heads, rate, layer_scale) for rate in rates)
+        self.blocks = nn.ModuleList(Block(dim, self.heads, layer_scale) for _ in range(self.depth))
+        self.set_drop_path(drop_path_rate)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
         self.init_weights()
 
@@ -200,14 +200,9 @@ class VisionTransformer(nn.Module):
         return int(self.cls_token is not None) + registers
 
     @property
-    def stride(self) -> int:
-        """Pixels from one patch token to the next."""
-        return self.patch_size
-
-    @property
-    def num_branches(self) -> int:
-        """How many residual branches :attr:`noise` of :meth:`forward` decides about: two a block."""
-        return 2 * self.depth
+    def default_out_indices(self) -> tuple[int, ...]:
+        """The published 3, 5, 7, 11 of 12 blocks, scaled to the depth."""
+        return tuple(self.scaled_out_indices((3, 5, 7, 11)))
 
     @property
     def arch(self) -> dict:
@@ -226,22 +221,18 @@ class VisionTransformer(nn.Module):
         }
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Encode images (B, 3, H, W), normalised, of any size.
-
-        Args:
-            images: the batch.
-            noise: (2·depth, B) uniform numbers that decide which residual branches are dropped; None: torch's own.
-
-        Returns:
-            the global feature (B, C): [CLS], or the mean of the patch tokens where there is no [CLS]; the patch tokens
-            (B, h*w, C); the grid (h, w).
-        """
+        """As every backbone's; the global feature is [CLS], or the mean of the patch tokens where there is no [CLS]."""
         x, grid = self.embed(images)
-        for i, block in enumerate(self.blocks):
-            x = self._run(block, x, None if noise is None else noise[2 * i : 2 * i + 2])
+        for i in range(self.depth):
+            x = self.run_block(i, x, noise)
         x = self.norm(x)
         patches = x[:, self.num_prefix :]
         return (patches.mean(1) if self.cls_token is None else x[:, 0]), patches, grid
+
+    def forward_intermediates(self, images: Tensor, indices: Sequence[int], norm: bool = True) -> list[Tensor]:
+        """The patch tokens after chosen blocks as maps (B, C, h, w), each after the final norm if ``norm``."""
+        tokens, grid = self.tokens_of(images, indices, norm)
+        return [t[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid) for t in tokens]
 
     def tokens_of(
         self, images: Tensor, blocks: Sequence[int], norm: bool = True
@@ -259,8 +250,8 @@ class VisionTransformer(nn.Module):
         wanted = [block % self.depth for block in blocks]
         x, grid = self.embed(images)
         taken = {}
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = self._run(block, x, None)
+        for i in range(max(wanted) + 1):
+            x = self.run_block(i, x, None)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
         return [taken[i] for i in wanted], grid
@@ -293,7 +284,15 @@ class VisionTransformer(nn.Module):
             resized = F.interpolate(patches, size=(h, w), mode="bicubic", align_corners=False)
         return torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
 
-    def _run(self, block: Block, x: Tensor, noise: Tensor | None) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, noise, use_reentrant=False)
-        return block(x, noise)
+    def tokens_along(self, side: int) -> int:
+        """How many patches lie along a side in pixels; what does not fill a patch is left out."""
+        return side // self.patch_size
+
+    def first_parts(self, count: int) -> list[nn.Module | nn.Parameter]:
+        """The embedding and the first ``count`` blocks."""
+        parts = [self.patch_embed, self.cls_token, self.register_tokens, self.pos_embed, *self.blocks[:count]]
+        return [part for part in parts if part is not None]
+
+    def unused_parts(self, indices: Sequence[int], norm: bool) -> list[nn.Module]:
+        """The blocks behind the last index, and the final norm where it is not asked for."""
+        return [*self.blocks[max(indices) + 1 :], *([] if norm else [self.norm])]

@@ -46,6 +46,7 @@ class Measure:
         part: an array that numbers the parts of a unit, which can be drawn in its place: "object".
         columns: every array of booleans, one a unit, is a metric of its own name.
         named: few units that a reader knows by name, so that each one's value is worth a plot.
+        lower: the metrics of which less is better.
     """
 
     unit: str
@@ -55,6 +56,7 @@ class Measure:
     part: str | None = None
     columns: bool = False
     named: bool = False
+    lower: frozenset[str] = frozenset()
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; raises KeyError, with the names that there are, for any other."""
@@ -239,5 +241,6 @@ VIDEO = Measure(
     },
     part="object",
     named=True,
+    lower=frozenset({"J decay", "F decay"}),
 )
 CLASSIFICATION = Measure(unit="image", key="image", layout=("image",), metrics={}, columns=True)

@@ -14,34 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, write_text
 
-SCHEMA: dict[str, type | tuple[type, ...]] = {
-    "task": str,  # davis | coco | ade20k | knn | linear
-    "dataset": str,  # "davis2017-val", or the folder's name for other data
-    "dataset_fingerprint": str,  # SHA-256
-    "split": str,
-    "protocol": dict,  # {"name": "davis2017-dino@1", "parameters": {...}}
-    "method": str,  # display name: "DINO+SelfPatch"
-    "arch": dict,  # of the backbone, and its short name: "vit-s16"
-    "pretrain_epochs": (int, type(None)),
-    "seed": (int, type(None)),  # of the pretraining
-    "checkpoint": str,
-    "checkpoint_sha256": str,
-    "weights_sha256": str,  # of the backbone's tensors alone
-    "certificate": list,  # two lines: what was loaded, and that it computes what the file's tensors say
-    "config": (dict, type(None)),  # of the pretraining
-    "versions": dict,
-    "device": str,
-    "started": str,  # ISO 8601, UTC
-    "seconds": (int, float),
-    "miniature": bool,  # a set made small: its figures are no benchmark figures
-    "metrics": dict,  # {name: float}, in per cent
-    "units": (str, type(None)),  # the name of an .npz beside the record: what a paired bootstrap needs
-    "notes": list,  # lines a reader of the figures should know
+# What records say of their task since tasks describe themselves; for those that were written before.
+BEFORE = {
+    "coco": ("COCO instance segmentation", ["bbox AP", "mask AP"], "DETECTION"),
+    "ade20k": ("ADE20K semantic segmentation", ["mIoU"], "SEGMENTATION"),
+    "davis": ("DAVIS video object segmentation", ["J&F"], "VIDEO"),
+    "knn": ("k-NN classification", ["top-1"], "CLASSIFICATION"),
+    "linear": ("Linear classification", ["top-1"], "CLASSIFICATION"),
 }
+REMEDY = "delete it and run its evaluation again, or give --records a folder that holds records only"
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,8 @@ class Protocol:
     """A named, versioned set of parameters; a departure from the published one has another name."""
 
     name: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any]
+    __pydantic_config__ = ConfigDict(extra="forbid")  # not strict: a dictionary of its fields will do
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a record, after a trip through JSON, so that two can be compared."""
@@ -64,6 +51,7 @@ class Dataset:
     split: str
     sha256: str
     miniature: bool = False
+    findings: tuple[str, ...] = ()  # what was odd in its files
 
 
 @dataclass(frozen=True)
@@ -83,96 +71,185 @@ class Evaluation:
     earlier_seconds: float = 0.0
 
 
-def validate(record: Mapping[str, Any]) -> None:
-    """Raise unless a record has every field of :data:`SCHEMA`, of the right type, and finite figures.
+class Record(BaseModel):
+    """One checkpoint on one task, data set and protocol: what the evaluation writes and the reports read.
 
-    Raises:
-        ValueError: names the first fault.
+    Raises pydantic's ValidationError, a ValueError, for a field that is missing, unknown or of another type, and for a
+    figure that is not finite.
     """
-    if record.keys() != SCHEMA.keys():
-        lacking, extra = sorted(SCHEMA.keys() - record.keys()), sorted(record.keys() - SCHEMA.keys())
-        raise ValueError(f"a record lacks {lacking} and has {extra} too many")
-    for key, kind in SCHEMA.items():
-        if not isinstance(record[key], kind) or (kind is not bool and isinstance(record[key], bool)):
-            raise ValueError(f"{key} of a record is {record[key]!r}")
-    if record["protocol"].keys() != {"name", "parameters"}:
-        raise ValueError(f"a protocol has a name and parameters, not {sorted(record['protocol'])}")
-    for name, value in record["metrics"].items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"metric {name} is {value!r}")
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-def find_record(
-    records: Path,
-    *,
-    task: str,
-    checkpoint_sha256: str,
-    weights_sha256: str,
-    heads: int | list[int],
-    protocol: Protocol,
-    dataset: Dataset,
-) -> Path | None:
-    """The record of exactly this evaluation, if there is one.
+    task: str  # the name of its module: "davis"
+    title: str  # "DAVIS video object segmentation"
+    headline: list[str]  # the metrics that an overview shows
+    measure: str | None  # what ``units`` hold: "selfpatch.reports.metrics:VIDEO"
+    lower: list[str]  # the metrics of which less is better
+    dataset: str  # "davis2017-val", or the folder's name for other data
+    dataset_fingerprint: str  # SHA-256
+    split: str
+    protocol: Protocol
+    method: str  # display name: "DINO+SelfPatch"
+    arch: dict[str, Any]  # of the backbone, and its short name: "vit-s16"
+    pretrain_epochs: int | None
+    seed: int | None  # of the pretraining
+    checkpoint: str
+    checkpoint_sha256: str
+    weights_sha256: str  # of the backbone's tensors alone
+    certificate: list[str]  # what was loaded, and that it computes what the file's tensors say
+    config: dict[str, Any] | None  # of the pretraining
+    versions: dict[str, str]
+    device: str
+    started: str  # ISO 8601, UTC
+    seconds: float
+    miniature: bool  # a set made small: its figures are no benchmark figures
+    metrics: dict[str, float]  # in per cent
+    units: str | None = None  # the name of an .npz beside the record: what a paired bootstrap needs
+    notes: list[str]  # what a reader of the figures should know
+    findings: list[str] = []  # what was odd in the data
+    path: Path | None = Field(None, exclude=True)  # where it was read from
 
-    Checkpoint, weights (another network of the same file is another result), heads (the same weights compute something
-    else with another number of them), protocol with all its parameters, split and dataset fingerprint must be equal; a
-    file's name proves nothing. Unreadable records are passed over; of several equal ones the newest is taken.
-    """
-    wanted = {
-        "task": task,
-        "checkpoint_sha256": checkpoint_sha256,
-        "weights_sha256": weights_sha256,
-        "protocol": protocol.as_json(),
-        "dataset_fingerprint": dataset.sha256,
-        "split": dataset.split,
-    }
-    found = []
-    for path in sorted(Path(records).glob(f"{task}-{checkpoint_sha256[:12]}-*.json")):
+    @model_validator(mode="before")
+    @classmethod
+    def _describe_its_task(cls, values: Any) -> Any:
+        """Fill in what records did not say before tasks described themselves."""
+        if not isinstance(values, dict) or {"title", "headline", "measure", "lower"} & values.keys():
+            return values
+        task, metrics = str(values.get("task")), values.get("metrics")
+        overall = [name for name in metrics if "/" not in name] if isinstance(metrics, dict) else []
+        title, headline, measure = BEFORE.get(task, (task, overall[:1], None))
+        return values | {
+            "title": title,
+            "headline": headline,
+            "measure": measure and f"selfpatch.reports.metrics:{measure}",
+            "lower": [name for name in overall if name.endswith("decay")],
+        }
+
+    @property
+    def arch_name(self) -> str:
+        """The architecture's display name: ``vit-s16``."""
+        return str(self.arch.get("name") or self.arch.get("family") or "unknown")
+
+    @property
+    def network(self) -> tuple[str, str, str]:
+        """What identifies a network: its file, which of the file's (teacher or student), and its number of heads.
+
+        Heads are no property of the weights: the same ones compute something else with another number.
+        """
+        return self.checkpoint_sha256, self.weights_sha256, str(self.arch.get("heads"))
+
+    @property
+    def overall(self) -> dict[str, float]:
+        """The metrics that are not of a class ('IoU/wall')."""
+        return {name: value for name, value in self.metrics.items() if "/" not in name}
+
+    @property
+    def units_path(self) -> Path:
+        """Where the per-unit values lie; raises UserError where there are none."""
+        if not self.units or self.path is None:
+            raise UserError(f"{self.path} holds no per-unit values: run its evaluation again to get them")
+        path = self.path.parent / self.units
+        if not path.is_file():
+            raise UserError(f"{path} (the per-unit values of {self.path}) is missing: run its evaluation again")
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """A record from its file.
+
+        Raises:
+            UserError: the file cannot be read or is no record; in one line that names it.
+        """
+        path = Path(path)
         try:
-            record = read_record(path)
-        except UserError:
-            continue
-        units = record["units"]
-        equal = record["arch"].get("heads") == heads and all(record[key] == value for key, value in wanted.items())
-        if equal and (units is None or (path.parent / units).is_file()):
-            found.append((record["started"], path))
-    return max(found)[1] if found else None
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "path" in content:
+                raise ValueError("'path': unknown field")
+            return cls.model_validate(content).model_copy(update={"path": path})
+        except OSError as error:
+            raise UserError(f"cannot read the record {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"'{where}': {first['msg'].lower()}" if where else first["msg"].lower()
+            raise UserError(f"{path} is not a record ({reason}); {REMEDY}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not a record (not valid JSON: {error}); {REMEDY}") from error
+
+    def write(self, folder: Path, units: Mapping[str, np.ndarray]) -> Record:
+        """Write a new record and its units; the units first, so that a record never names what is not there.
+
+        The name is ``<task>-<checkpoint>-<protocol>``; where that is taken (other data, another network of the file),
+        the dataset's and the weights' fingerprints, and at last a number, are added. No existing file is touched.
+
+        Returns:
+            the record as it stands in its file, with its ``path``.
+        """
+        stem = f"{self.task}-{self.checkpoint_sha256[:12]}-{file_name(self.protocol.name)}"
+        more = f"{stem}-{self.dataset_fingerprint[:6]}-{self.weights_sha256[:6]}"
+        candidates = (stem, more, *(f"{more}-{number}" for number in range(2, 1000)))
+        stem = next(name for name in candidates if not (Path(folder) / f"{name}.json").exists())
+        path = Path(folder) / f"{stem}.json"
+        record = self.model_copy(update={"units": f"{stem}.npz" if units else None})
+        # as text before anything is written: it may not be JSON
+        text = json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n"
+        if units:
+            with atomic_path(path.with_suffix(".npz")) as temporary:
+                np.savez_compressed(temporary, **units)
+        write_text(path, text)
+        return Record.read(path)
+
+    @classmethod
+    def find(
+        cls,
+        folder: Path,
+        *,
+        task: str,
+        checkpoint_sha256: str,
+        weights_sha256: str,
+        heads: int | list[int],
+        protocol: Protocol,
+        dataset: Dataset,
+    ) -> Record | None:
+        """The record of exactly this evaluation, if there is one.
+
+        Checkpoint, weights (another network of the same file is another result), heads (the same weights compute
+        something else with another number of them), protocol with all its parameters, split and dataset fingerprint
+        must be equal; a file's name proves nothing. Unreadable records are passed over; of several equal ones the
+        newest is taken.
+        """
+        wanted = (task, checkpoint_sha256, weights_sha256, heads, protocol.as_json(), dataset.sha256, dataset.split)
+        found = []
+        for path in sorted(Path(folder).glob(f"{task}-{checkpoint_sha256[:12]}-*.json")):
+            try:
+                one = cls.read(path)
+            except UserError:
+                continue
+            same = (one.task, one.checkpoint_sha256, one.weights_sha256, one.arch.get("heads"), one.protocol.as_json())
+            if (*same, one.dataset_fingerprint, one.split) == wanted and (
+                one.units is None or (path.parent / one.units).is_file()
+            ):
+                found.append(one)
+        return max(found, key=lambda one: (one.started, one.path)) if found else None
+
+
+# For the callers that still hand dictionaries about.
+
+
+def find_record(records: Path, **wanted: Any) -> Path | None:
+    """The path of the record of exactly this evaluation, if there is one: :meth:`Record.find`."""
+    record = Record.find(records, **wanted)
+    return record and record.path
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record from its file.
-
-    Raises:
-        UserError: the file is no record.
-    """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        validate(record)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no record of this project: {error}") from None
-    return record
+    """A record's content."""
+    return Record.read(path).model_dump()
 
 
 def write_record(records: Path, record: Mapping[str, Any], units: Mapping[str, np.ndarray]) -> Path:
-    """Write a new record and its units; the units first, so that a record never names what is not there.
-
-    The name is ``<task>-<checkpoint>-<protocol>``; where that is taken (other data, another network of the file), the
-    dataset's and the weights' fingerprints, and at last a number, are added. No existing file is touched.
-    """
-    stem = f"{record['task']}-{record['checkpoint_sha256'][:12]}-{file_name(record['protocol']['name'])}"
-    more = f"{stem}-{record['dataset_fingerprint'][:6]}-{record['weights_sha256'][:6]}"
-    candidates = (stem, more, *(f"{more}-{number}" for number in range(2, 1000)))
-    stem = next(name for name in candidates if not (Path(records) / f"{name}.json").exists())
-    path = Path(records) / f"{stem}.json"
-
-    record = {**record, "units": f"{stem}.npz" if units else None}
-    validate(record)
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"  # before anything is written: it may not be JSON
-    if units:
-        with atomic_path(path.with_suffix(".npz")) as temporary:
-            np.savez_compressed(temporary, **units)
-    write_text(path, text)
-    return path
+    """Write a record that is given as a dictionary."""
+    return Record.model_validate(record).write(records, units).path
 
 
 def jsonable(value: Any) -> Any:

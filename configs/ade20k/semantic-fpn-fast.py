@@ -1,4 +1,4 @@
-"""Semantic FPN for a quick look: a tenth of the images at a higher rate.
+"""Semantic FPN on frozen features for a quick look: a tenth of the images at a higher rate.
 
 tools/eval_ade20k.sh CKPT --protocol semantic-fpn-fast
 
@@ -8,4 +8,4 @@ checkpoints with each other and with nothing else.
 
 _base_ = "semantic-fpn-40k.py"
 insists = dict(_delete_=True)  # on nothing: a Swin may have a quick look, too
-recipe = dict(iters=8_000, batch_size=16, lr=1e-4, warmup_iters=500)
+recipe = dict(version=2, iters=8_000, batch_size=16, lr=1e-3, warmup_iters=500, tap_layernorm=True, frozen=True)

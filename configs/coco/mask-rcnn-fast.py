@@ -1,4 +1,4 @@
-"""Mask R-CNN for a quick look: half the size, a tenth of the images of 1x. Good for ranking, not for tables of others.
+"""Mask R-CNN on frozen features for a quick look: half the size, a tenth of the images of 1x. Good for ranking only.
 
 tools/eval_coco.sh checkpoint.pth --data data/coco --protocol mask-rcnn-fast
 
@@ -9,15 +9,16 @@ it on yours. No figure has been published for it.
 _base_ = ["../_base_/mask_rcnn.py"]
 
 recipe = dict(
-    version=1,
+    version=2,
     batch_size=16,
     lr=1e-4,
     weight_decay=0.05,
     iters=9000,
     warmup_iters=500,
     steps=(0.75, 0.92),
-    drop_path=0.05,
     taps=(3, 5, 7, 11),
+    tap_layernorm=True,
+    frozen=True,
 )
 train_pipeline = [
     dict(type="LoadImageFromFile"),

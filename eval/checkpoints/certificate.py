@@ -13,12 +13,12 @@ from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from selfpatch.pretrain.backbone import Backbone
 
 GRID = (4, 6)  # the fixed image, in patches of a ViT: small; not square, and its positions are interpolated
-SWIN_UNIT = (
-    16  # pixels, for a Swin: grids of 16x24 and 8x12, where windows shift, and of 4x6 and 2x3, where they do not
-)
+SWIN_UNIT = 16  # pixels
 TOLERANCE = 1e-8  # of two float64 forward passes that add up in another order, relative to the largest token
 
 
@@ -39,15 +39,14 @@ def fixed_image(unit: int) -> Tensor:
 
 
 @torch.no_grad()
-def fingerprint(model: nn.Module) -> Tensor:
-    """The tokens (N, C) of a ViT or Swin after its last block, before any norm, on the fixed image.
+def fingerprint(model: Backbone) -> Tensor:
+    """The patch tokens (N, C) after the last block, before any norm, on the fixed image.
 
     They are computed on the CPU in float64, wherever and in whatever the model runs: so they are always the same.
     """
     model = deepcopy(model).cpu().double().eval()
-    if model.arch["family"] == "swin":
-        return model.stage_tokens(fixed_image(SWIN_UNIT), -1, norm=False)[0][0]
-    return model.tokens_of(fixed_image(model.patch_size), [-1], norm=False)[0][0][0]
+    (tokens,) = model.forward_intermediates(fixed_image(model.fingerprint_unit), [-1], norm=False)
+    return tokens[0].flatten(1).T
 
 
 @torch.no_grad()
@@ -91,7 +90,7 @@ def _vit_tokens(state: Mapping[str, Tensor], heads: int) -> Tensor:
         part = _under(state, f"blocks.{i}.")
         x = x + part.get("ls1.gamma", 1) * _attention(_norm(x, part, "norm1", 1e-6), part, heads)
         x = x + part.get("ls2.gamma", 1) * _mlp(_norm(x, part, "norm2", 1e-6), part)
-    return x
+    return x[-GRID[0] * GRID[1] :]
 
 
 def _swin_tokens(state: Mapping[str, Tensor], heads: list[int]) -> Tensor:

@@ -203,13 +203,13 @@ def _same_features(loaded: LoadedBackbone, model: nn.Module, run: Any, side: int
     """
     generator = torch.Generator().manual_seed(side)
     images = torch.randn(1, 3, side, side, generator=generator)
-    has_norm, vit = loaded.arch["final_norm"], loaded.arch["family"] == "vit"
-    if not has_norm and not vit:
+    if not loaded.arch["final_norm"] and loaded.model.place == "stage":
         return "features not compared: the target has a final norm and the checkpoint none"
     with torch.no_grad():
-        expected = loaded.model.tokens_of(images, [-1])[0][0] if vit else loaded.model(images)[1]
+        expected = loaded.model(images)[1]
         found = run(model, images)
-    difference = proof.largest_difference(found.reshape(expected.shape), expected)
+    found = found.flatten(1, -2)[:, -expected.shape[1] :]  # (B, N, C): a ViT's [CLS] and registers stand before
+    difference = proof.largest_difference(found, expected)
     if difference > 1e-4:  # float32
         raise UserError(f"the export of {loaded.checkpoint} gives other features in its target ({difference:.1e})")
     return f"it gives the checkpoint's features on a fixed {side}x{side} image (relative difference {difference:.0e})"

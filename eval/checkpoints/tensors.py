@@ -238,8 +238,10 @@ def _network(
     if not held:
         raise UserError(f"{path} ({family.name} layout) has no tensor under {' or '.join(family.networks.values())}")
     if which is None:
-        online_first = str(meta.get("method", "")).startswith("MoBY") and "student" in held
-        which = "student" if online_first else next(iter(held))
+        # before methods said it themselves, MoBY was the only one whose downstream tasks take the online network
+        before = "student" if str(meta.get("method", "")).startswith("MoBY") else None
+        stated = meta.get("downstream", before)
+        which = stated if stated in held else next(iter(held))
     asked = SYNONYMS.get(which, which)
     if set(held) == {"backbone"} and asked == "teacher":  # the one network is neither: nothing to choose
         asked = "backbone"

@@ -25,6 +25,7 @@ from PIL import Image
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.datasets.checks import require, sample, unreadable
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.pretrain.folders import PICTURES
@@ -33,7 +34,6 @@ from selfpatch.reports.record import Dataset
 
 DATA = Path("data/imagenet")  # the default of --data
 RESIZE, CROP = 256, 224  # as DINO evaluates: the short side, then the centre
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GLOBAL = "[CLS] of the last layer; without [CLS], the mean of its patch tokens"
 SPLIT = 5  # without train/ and val/: every fifth image of a class, from its second, is val
 HEADS_READ = 100_000  # of so many images the first bytes enter the fingerprint; of the others name and size
@@ -162,7 +162,7 @@ def read_image(path: Path, resize: int = RESIZE, crop: int = CROP) -> np.ndarray
     width, height = resize * width // short, resize * height // short
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
-    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
     return pixels.transpose(2, 0, 1)
 
 
@@ -317,8 +317,8 @@ def parameters(args: argparse.Namespace) -> dict[str, object]:
         "resize": args.resize,
         "interpolation": "bicubic",
         "crop": args.crop,
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
     }
 
 

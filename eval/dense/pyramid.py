@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,29 +22,6 @@ from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone, load_backbone
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.swin import Swin
-from selfpatch.pretrain.vit import VisionTransformer
-
-PUBLISHED_DEPTH = 12  # every published choice of taps is for 12 blocks
-
-
-def scaled_taps(arch: dict, published: Sequence[int]) -> list[int]:
-    """Where a backbone is tapped: its four stages (Swin), or blocks at the relative depth of ``published`` ones.
-
-    Args:
-        arch: of the backbone.
-        published: blocks of a 12-block ViT: (3, 5, 7, 11) of 12 are (1, 2, 3, 5) of 6.
-    """
-    if arch["family"] == "swin":
-        return [0, 1, 2, 3]
-    return [max(0, math.floor((block + 1) * arch["depth"] / PUBLISHED_DEPTH + 0.5) - 1) for block in published]
-
-
-def out_channels(arch: dict, taps: Sequence[int] = (0, 1, 2, 3)) -> list[int]:
-    """The widths of the maps of a pyramid over ``arch``: what a neck or head takes as ``in_channels``."""
-    if arch["family"] == "swin":  # each stage is twice as wide as the one before
-        return [arch["dim"] * 2**tap for tap in taps]
-    return [arch["dim"]] * len(taps)
 
 
 def base_stride(patch: int) -> int:
@@ -53,102 +29,33 @@ def base_stride(patch: int) -> int:
     return 16 if patch > 11 else 8
 
 
-class ViTAccess:
-    """What the pyramid asks of a ViT; another family needs the same answers."""
+def scales_of(widths: Sequence[int], strides: Sequence[int]) -> list[nn.Module]:
+    """What brings the maps of a backbone to strides 4, 8, 16, 32.
 
-    @staticmethod
-    def places(vit: VisionTransformer) -> int:
-        """How many blocks can be tapped."""
-        return vit.depth
-
-    @staticmethod
-    def set_drop_path(vit: VisionTransformer, rate: float) -> None:
-        """Stochastic depth that grows linearly from 0 at the first block to ``rate`` at the last."""
-        for block, own in zip(vit.blocks, torch.linspace(0, rate, vit.depth).tolist()):
-            block.drop_path.rate = own
-
-    @staticmethod
-    def first_parts(vit: VisionTransformer, count: int) -> list[nn.Module | nn.Parameter | None]:
-        """The embedding and the first ``count`` blocks."""
-        return [vit.patch_embed, vit.cls_token, vit.register_tokens, vit.pos_embed, *vit.blocks[:count]]
-
-    @staticmethod
-    def unused_parts(vit: VisionTransformer, taps: Sequence[int], norm: bool) -> list[nn.Module]:
-        """What no tap depends on: DDP would wait for its gradients."""
-        return [*vit.blocks[max(taps) + 1 :], *([] if norm else [vit.norm])]
-
-    @staticmethod
-    def maps(vit: VisionTransformer, images: Tensor, taps: Sequence[int], norm: bool) -> list[Tensor]:
-        """The patch tokens after each tapped block as a map (B, C, h, w) at the stride of a patch."""
-        for step in (base_stride(vit.patch_size), vit.patch_size):  # right and bottom, with the mean colour
-            images = F.pad(images, (0, -images.shape[3] % step, 0, -images.shape[2] % step))
-        tokens, (h, w) = vit.tokens_of(images, taps, norm=norm)
-        # contiguous: a view of tokens lies channels last in memory, and so would all that convolutions make of it
-        return [t[:, vit.num_prefix :].transpose(1, 2).reshape(len(t), -1, h, w).contiguous() for t in tokens]
-
-    @staticmethod
-    def scales(vit: VisionTransformer, taps: Sequence[int]) -> list[nn.Module]:
-        """From four maps at the stride of a patch to strides 4, 8, 16, 32, as published for BEiT and XCiT."""
-        C = vit.embed_dim
-        base = base_stride(vit.patch_size)
-        if base == 16:
-            stack = [
-                nn.Sequential(
-                    nn.ConvTranspose2d(C, C, 2, 2), nn.BatchNorm2d(C), nn.GELU(), nn.ConvTranspose2d(C, C, 2, 2)
-                ),
-                nn.ConvTranspose2d(C, C, 2, 2),
-                nn.Identity(),
-                nn.MaxPool2d(2, ceil_mode=True),  # a last odd row stays
-            ]
-        else:
-            stack = [
-                nn.ConvTranspose2d(C, C, 2, 2),
-                nn.Identity(),
-                nn.MaxPool2d(2, ceil_mode=True),
-                nn.MaxPool2d(4, ceil_mode=True),
-            ]
-        if vit.patch_size != base:
-            stack = [nn.Sequential(ToStride(vit.patch_size, base), level) for level in stack]
-        return stack
-
-
-class SwinAccess:
-    """The same of a Swin transformer, whose four stages are at strides 4, 8, 16, 32 by themselves."""
-
-    @staticmethod
-    def places(swin: Swin) -> int:
-        """How many stages can be tapped."""
-        return len(swin.layers)
-
-    @staticmethod
-    def set_drop_path(swin: Swin, rate: float) -> None:
-        """Stochastic depth that grows linearly from 0 at the first block of all to ``rate`` at the last."""
-        for block, own in zip(swin.blocks, torch.linspace(0, rate, len(swin.blocks)).tolist()):
-            block.drop_path.rate = own
-
-    @staticmethod
-    def first_parts(swin: Swin, count: int) -> list[nn.Module]:
-        """The embedding and the first ``count`` stages."""
-        return [swin.patch_embed, *swin.layers[:count]]
-
-    @staticmethod
-    def unused_parts(swin: Swin, taps: Sequence[int], norm: bool) -> list[nn.Module]:
-        """Later stages, and the final norm: each tap has a fresh norm instead, as published."""
-        return [swin.norm, *swin.layers[max(taps) + 1 :], *filter(None, [swin.layers[max(taps)].downsample])]
-
-    @staticmethod
-    def maps(swin: Swin, images: Tensor, taps: Sequence[int], norm: bool) -> list[Tensor]:
-        """The grid of each tapped stage as a map (B, C, h, w)."""
-        stages = swin.stages(images, max(taps))
-        return [stages[tap].permute(0, 3, 1, 2) for tap in taps]
-
-    @staticmethod
-    def scales(swin: Swin, taps: Sequence[int]) -> list[nn.Module]:
-        """A norm for each map."""
-        return [MapNorm(swin.widths[tap]) for tap in taps]
-
-
-ACCESS = {"vit": ViTAccess, "swin": SwinAccess}
+    Maps of one stride, as a ViT's, are resampled, as published for BEiT and XCiT; maps that are there by themselves get
+    a norm each.
+    """
+    if len(set(strides)) > 1:
+        return [MapNorm(width) for width in widths]
+    C, stride = widths[0], strides[0]
+    base = base_stride(stride)
+    if base == 16:
+        stack = [
+            nn.Sequential(nn.ConvTranspose2d(C, C, 2, 2), nn.BatchNorm2d(C), nn.GELU(), nn.ConvTranspose2d(C, C, 2, 2)),
+            nn.ConvTranspose2d(C, C, 2, 2),
+            nn.Identity(),
+            nn.MaxPool2d(2, ceil_mode=True),  # a last odd row stays
+        ]
+    else:
+        stack = [
+            nn.ConvTranspose2d(C, C, 2, 2),
+            nn.Identity(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.MaxPool2d(4, ceil_mode=True),
+        ]
+    if stride != base:
+        stack = [nn.Sequential(ToStride(stride, base), level) for level in stack]
+    return stack
 
 
 class MapNorm(nn.LayerNorm):
@@ -156,6 +63,12 @@ class MapNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """A map (B, C, h, w) normalised over the channels of each cell: LayerNorm without parameters."""
+    variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+    return (x - mean) * (variance + 1e-6).rsqrt()
 
 
 class ToStride(nn.Module):
@@ -180,6 +93,8 @@ class SelfPatchPyramid(nn.Module):
             depth (Swin: all four).
         tap_norm: whether the ViT's final norm is applied to each tap (DINO publishes features so; the SelfPatch code
             does not, nor does its ViT have one).
+        tap_layernorm: whether each tap is normalised over its channels by a LayerNorm without parameters, which treats
+            networks with and without a final norm alike.
         pyramid: False leaves the maps as they are (ViT: at the stride of a patch): what a linear head on frozen
             features takes.
         drop_path: rate of stochastic depth at the last block.
@@ -197,6 +112,7 @@ class SelfPatchPyramid(nn.Module):
         checkpoint: str,
         taps: Sequence[int] | None = None,
         tap_norm: bool = False,
+        tap_layernorm: bool = False,
         pyramid: bool = True,
         drop_path: float = 0.0,
         frozen_blocks: int = 0,
@@ -208,30 +124,30 @@ class SelfPatchPyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.loaded: LoadedBackbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe)
-        arch = self.loaded.arch
-        self.access = ACCESS[arch["family"]]
-        self.taps = scaled_taps(arch, (3, 5, 7, 11)) if taps is None else list(taps)
-        places = self.access.places(self.loaded.model)
+        self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
+        self.taps = list(self.encoder.default_out_indices if taps is None else taps)
+        places = len(self.encoder.widths)
         if not all(0 <= tap < places for tap in self.taps):
             raise UserError(f"taps={self.taps}: {checkpoint} can be tapped from 0 to {places - 1}")
-        if tap_norm and not (arch["family"] == "vit" and arch["final_norm"]):
-            raise UserError(f"tap_norm: {checkpoint} ({arch['name']}) has no final norm that fits all its taps")
+        self.tap_layernorm = tap_layernorm
+        if tap_norm and not self.encoder.final_norm_fits:
+            name = self.loaded.arch["name"]
+            raise UserError(f"tap_norm: {checkpoint} ({name}) has no final norm that fits all its taps")
         self.tap_norm, self.frozen, self.frozen_blocks = tap_norm, frozen, frozen_blocks
-        self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
         self.encoder.checkpointing = checkpointing
-        self.access.set_drop_path(self.encoder, drop_path)
-        scales = self.access.scales(self.encoder, self.taps) if pyramid else [nn.Identity() for _ in self.taps]
+        self.encoder.set_drop_path(drop_path)
+        self.out_channels, strides = (
+            [of[tap] for tap in self.taps] for of in (self.encoder.widths, self.encoder.strides)
+        )
+        scales = scales_of(self.out_channels, strides) if pyramid else [nn.Identity() for _ in self.taps]
         if len(scales) != len(self.taps):
             raise UserError(f"taps={self.taps}: the pyramid has {len(scales)} levels and needs as many taps")
         self.scales = nn.ModuleList(scales)
-        self.out_channels = out_channels(arch, self.taps)
+        self.one_stride = strides[0] if len(set(strides)) == 1 else None
 
-        self.still = [self.encoder] if frozen else self.access.first_parts(self.encoder, frozen_blocks)
-        if not frozen and not frozen_blocks:
-            self.still = []
-        for part in [*self.still, *self.access.unused_parts(self.encoder, self.taps, tap_norm)]:
-            if part is not None:
-                part.requires_grad_(False)
+        self.still = [self.encoder] if frozen else self.encoder.first_parts(frozen_blocks) if frozen_blocks else []
+        for part in [*self.still, *self.encoder.unused_parts(self.taps, tap_norm)]:
+            part.requires_grad_(False)
         self.train()
 
     def init_weights(self) -> None:
@@ -257,8 +173,15 @@ class SelfPatchPyramid(nn.Module):
         Returns:
             maps (B, C, h, w) of strides 4, 8, 16, 32, over the image padded to whole patches.
         """
+        if self.one_stride:
+            for step in (base_stride(self.one_stride), self.one_stride):  # right and bottom, with the mean colour
+                images = F.pad(images, (0, -images.shape[3] % step, 0, -images.shape[2] % step))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.access.maps(self.encoder, images, self.taps, self.tap_norm)
+            maps = self.encoder.forward_intermediates(images, self.taps, self.tap_norm)
+            if self.tap_layernorm:
+                maps = [layer_norm(level) for level in maps]
+        if self.one_stride:  # convolutions of maps that lie channels last in memory would make more of these
+            maps = [level.contiguous() for level in maps]
         # mmcv's RoIAlign misreads what is not contiguous (eval/coco.py, RegionExtractor)
         return tuple(scale(level).contiguous() for scale, level in zip(self.scales, maps))
 

@@ -20,7 +20,7 @@ from typing import Any
 from mmengine.config import Config
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.dense.pyramid import PUBLISHED_DEPTH, scaled_taps
+from selfpatch.pretrain.backbone import PUBLISHED_DEPTH, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.record import Protocol
 
@@ -51,6 +51,7 @@ class Recipe:
     drop_path: float = _parameter(0.0, "stochastic depth at the last block")
     taps: tuple[int, ...] = _parameter((3, 5, 7, 11), "blocks that feed the pyramid, counted in 12; Swin: all stages")
     tap_norm: bool = _parameter(False, "apply the backbone's final norm to each tap")
+    tap_layernorm: bool = _parameter(False, "normalise each tap over its channels: LayerNorm without parameters")
     frozen: bool = _parameter(False, "train nothing of the backbone")
     frozen_blocks: int = _parameter(0, "train nothing of the embedding and so many first blocks")
     precision: str = _parameter("fp32", "fp32 or bf16")
@@ -126,9 +127,9 @@ class Recipe:
         """This recipe at another batch size."""
         return dataclasses.replace(self, batch_size=batch_size)
 
-    def for_arch(self, arch: Mapping[str, Any]) -> Recipe:
-        """This recipe with its taps where they are on a backbone like ``arch``."""
-        return dataclasses.replace(self, taps=tuple(scaled_taps(dict(arch), self.taps)))
+    def for_backbone(self, model: Backbone) -> Recipe:
+        """This recipe with its taps where they are on ``model``."""
+        return dataclasses.replace(self, taps=tuple(model.scaled_out_indices(self.taps)))
 
     def as_json(self) -> dict[str, Any]:
         """All parameters, as a record holds them."""
@@ -231,14 +232,14 @@ def read(task: str, args: argparse.Namespace, backbone: LoadedBackbone | None = 
                     f"{backbone.checkpoint} is a {backbone.arch['name']} with {key} {backbone.arch.get(key)}, but "
                     f"{path} insists on {key} {value}: choose another --protocol"
                 )
-        if backbone.arch["family"] == "swin" and ("taps" in given or recipe.tap_norm):
+        model, places = backbone.model, len(backbone.model.widths)
+        if model.place == "stage" and ("taps" in given or recipe.tap_norm):
             raise UserError("--taps and --tap-norm are for ViTs: a Swin is tapped at its four stages, with fresh norms")
-        if recipe.tap_norm and not backbone.arch["final_norm"]:
+        if recipe.tap_norm and not model.final_norm_fits:
             raise UserError(f"--tap-norm: {backbone.checkpoint} has no final norm")
-        places = backbone.arch["depth"] if backbone.arch["family"] == "vit" else len(backbone.arch["depths"])
         if recipe.frozen_blocks > places:
             raise UserError(f"--frozen-blocks {recipe.frozen_blocks}: {backbone.checkpoint} has {places}")
-        recipe = recipe.for_arch(backbone.arch)
+        recipe = recipe.for_backbone(model)
     return name, recipe, config
 
 

@@ -39,6 +39,7 @@ from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.dense.image_stream import Batches, ImageStream
 from selfpatch.eval.dense.pyramid import SelfPatchPyramid
 from selfpatch.eval.dense.recipe import Recipe
+from selfpatch.pretrain import launch
 from selfpatch.pretrain import runner as running
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
@@ -101,7 +102,7 @@ def check(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: must be 0 or more")
     if args.launcher == "none":
-        running.check_gpus(args.gpus)
+        launch.check_gpus(args.gpus)
     else:
         launched_processes(args.launcher)
     if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
@@ -135,7 +136,8 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
             f"--accumulate {args.accumulate}: choose divisors of it, or --batch-size"
         )
     if args.gpus > 1 and args.launcher == "none" and not args.dry_run:
-        running.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])  # does not return
+        launch.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])
+        sys.exit()
     init_default_scope(plan.scope)
     stream = ImageStream(_data_set(plan.train_data), plan.recipe.seed, plan.grouped)
     iterations = plan.recipe.iterations(len(stream))
@@ -145,7 +147,7 @@ def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
 
     folder = out / plan.recipe.folder_name(plan.identity)
     folder.mkdir(parents=True, exist_ok=True)
-    running.start_distributed(args.launcher)
+    launch.start_distributed(args.launcher)
     lock = _lock(folder) if get_rank() == 0 else None
     if processes > 1 and not torch.cuda.is_available():
         print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
@@ -217,6 +219,7 @@ def backbone_config(backbone: LoadedBackbone, args: argparse.Namespace, recipe: 
         "checkpoint": str(backbone.checkpoint),
         "taps": list(recipe.taps),
         "tap_norm": recipe.tap_norm,
+        "tap_layernorm": recipe.tap_layernorm,
         "drop_path": recipe.drop_path,
         "frozen_blocks": recipe.frozen_blocks,
         "frozen": recipe.frozen,
@@ -295,8 +298,8 @@ def launched_processes(launcher: str) -> int:
     Raises:
         UserError: it did not start this one.
     """
-    _, (_, count, *_) = running.LAUNCHERS[launcher]
-    running.check_launched(launcher, count)
+    _, (_, count, *_) = launch.LAUNCHERS[launcher]
+    launch.check_launched(launcher, count)
     return int(os.environ[count])
 
 

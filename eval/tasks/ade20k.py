@@ -20,7 +20,6 @@ from selfpatch.eval.datasets.checks import COUNTS, pictures, require
 from selfpatch.eval.datasets.doctor import ADE20K_CLASSES, ade20k_classes, check_ade20k
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense import trainer as training
-from selfpatch.eval.dense.pyramid import out_channels
 from selfpatch.eval.dense.recipe import Recipe
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.record import Dataset, Evaluation, Protocol
@@ -137,7 +136,7 @@ def model_config(
 
     model = config.model.to_dict()
     model["backbone"] = {**training.backbone_config(backbone, args, recipe), **model.get("backbone", {})}
-    widths = out_channels(backbone.arch, recipe.taps)
+    widths = [backbone.model.widths[index] for index in recipe.taps]
     for part in ("neck", "decode_head", "auxiliary_head"):
         if part in model and "in_channels" not in model[part]:
             index = model[part].get("in_index", list(range(len(widths))))

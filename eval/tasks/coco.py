@@ -28,7 +28,6 @@ from selfpatch.eval.datasets.coco import check_coco, coco_paths, photograph_name
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense import trainer as training
 from selfpatch.eval.dense.coco_metric import InstanceMetric
-from selfpatch.eval.dense.pyramid import out_channels
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.record import Dataset, Evaluation, Protocol
 
@@ -145,7 +144,7 @@ def _plan(backbone: LoadedBackbone, args: argparse.Namespace, metric: InstanceMe
     classes = tuple(category["name"] for category in metric.truth["categories"])
     model = config.model.to_dict()
     model["backbone"] = training.backbone_config(backbone, args, recipe)
-    model["neck"]["in_channels"] = out_channels(backbone.arch)
+    model["neck"]["in_channels"] = [backbone.model.widths[index] for index in recipe.taps]
     for head in ("bbox_head", "mask_head"):
         model["roi_head"][head]["num_classes"] = len(classes)
 

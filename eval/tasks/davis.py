@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.datasets.checks import require, unreadable
@@ -30,6 +30,7 @@ from selfpatch.eval.datasets.davis import Video, fingerprint_of, is_official, re
 from selfpatch.eval.datasets.doctor import check_videos
 from selfpatch.eval.measures.jf import VOID, read_mask, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 from selfpatch.pretrain.progress import Meter
@@ -54,7 +55,7 @@ class Settings:
     short_side: int = _option(480, "pixels of a frame's short side")
     long_multiple: int = _option(64, "the long side is floored to a multiple of this")
     side_multiple: int = _option(1, "then both sides are; where 1 does not suit the patch size, that is taken instead")
-    mean: tuple[float, ...] = _option((0.485, 0.456, 0.406), "R,G,B of a mean pixel, in 0 … 1")
+    mean: tuple[float, ...] = _option(IMAGENET_MEAN, "R,G,B of a mean pixel, in 0 … 1")
     std: tuple[float, ...] = _option((0.228, 0.224, 0.225), "R,G,B that divide what is left (0.228: as published)")
     block: int = _option(-1, "whose tokens are compared, after the final norm where there is one; -1: the last")
     stage: int = _option(0, "of a Swin, 1 to 4: whose tokens are compared; without it 3, at stride 16; 0: no Swin")
@@ -126,26 +127,28 @@ def read_frame(path: Path, settings: Settings) -> tuple[np.ndarray, tuple[int, i
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), size
 
 
-def stride(arch: dict, stage: int = 0) -> int:
-    """Pixels between neighbouring patch tokens; a Swin halves its grid before each stage but the first."""
-    return arch["patch"] * (2 ** (stage - 1) if arch["family"] == "swin" else 1)
+FIRST = {"block": 0, "stage": 1}  # the number of the first place in the option of that name
 
 
-def patch_tokens(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+def index_of(settings: Settings, model: Backbone) -> int:
+    """Where in ``model`` the compared tokens are taken: an index of its places; -1: the last."""
+    number = getattr(settings, model.place)
+    return model.default_index if number == _unset(model.place) else number - FIRST[model.place]
+
+
+def _unset(place: str) -> int:
+    return next(f.default for f in dataclasses.fields(Settings) if f.name == place)
+
+
+def patch_tokens(model: Backbone, images: Tensor, settings: Settings) -> Tensor:
     """Tokens (h, w, C), float32, of the patches of one image (1, 3, H, W); [CLS] and registers are left out."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        if settings.stage:
-            tokens, (h, w) = model.stage_tokens(images, settings.stage - 1)
-        elif settings.block == -1:
-            _, tokens, (h, w) = model(images)
-        else:
-            (tokens,), (h, w) = model.tokens_of(images, [settings.block])
-            tokens = tokens[:, model.num_prefix :]
-    return tokens.float().view(h, w, -1)
+        (tokens,) = model.forward_intermediates(images, [index_of(settings, model)])
+    return tokens[0].permute(1, 2, 0).float()
 
 
 def propagate_video(
-    model: nn.Module,
+    model: Backbone,
     stride: int,
     video: Video,
     folder: Path,
@@ -237,7 +240,7 @@ def propagate_all(
         the lost objects of each video, and the seconds that earlier runs spent on those that were finished.
     """
     model = backbone.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    pixels = stride(backbone.arch, settings.stage)
+    pixels = model.strides[index_of(settings, model)]
     lost, todo, earlier = {}, [], 0.0
     made_by = {
         "weights_sha256": backbone.weights_sha256,
@@ -325,17 +328,16 @@ def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) 
     settings = Settings(**given)
     if backbone is None:
         return settings
-    swin, name = backbone.arch["family"] == "swin", backbone.arch["name"]
-    if swin and settings.block != -1:
-        raise UserError(f"--block {settings.block}: {name} has stages: use --stage")
-    if swin and not settings.stage:
-        settings = dataclasses.replace(settings, stage=3)  # stride 16, as most ViTs
-    if settings.stage and not swin:
-        raise UserError(f"--stage {settings.stage}: {name} has no stages: use --block")
-    if not swin and not -1 <= settings.block < backbone.arch["depth"]:
-        raise UserError(f"--block {settings.block}: {name} has 0 … {backbone.arch['depth'] - 1}, and -1 for the last")
+    model, name, own = backbone.model, backbone.arch["name"], backbone.model.place
+    other = "block" if own == "stage" else "stage"
+    if getattr(settings, other) != _unset(other):
+        raise UserError(f"--{other} {getattr(settings, other)}: {name} has {own}s: use --{own}")
+    index, places = index_of(settings, model), len(model.widths)
+    if not -1 <= index < places:
+        raise UserError(f"--{own} {index}: {name} has 0 … {places - 1}, and -1 for the last")
+    settings = dataclasses.replace(settings, **{own: index + FIRST[own]})
     if "side_multiple" not in given:
-        side = stride(backbone.arch, settings.stage)
+        side = model.strides[index]
         if settings.short_side % side or settings.long_multiple % side:
             settings = dataclasses.replace(settings, side_multiple=side)
     return settings

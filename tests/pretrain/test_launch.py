@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.pretrain import runner
+from selfpatch.pretrain import launch as launching
 from selfpatch.pretrain.cli import UserError
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
 from selfpatch.pretrain.cli import UserError, run_command
-from selfpatch.pretrain.runner import start_distributed
+from selfpatch.pretrain.launch import start_distributed
 
 def main(argv):
     start_distributed("pytorch")
@@ -42,7 +42,7 @@ run_command(main, interrupted="type it again")
 LAUNCH = """
 import sys
 from selfpatch.pretrain.cli import run_command
-from selfpatch.pretrain.runner import run_processes
+from selfpatch.pretrain.launch import run_processes
 run_command(lambda argv: run_processes(2, "worker", argv), interrupted="type it again")
 """
 
@@ -162,33 +162,33 @@ def test_a_mistake_that_one_process_meets_on_its_way_costs_one_line(photos, comm
 
 @pytest.mark.parametrize(("launcher", "command"), [("pytorch", "torchrun"), ("slurm", "srun")])
 def test_a_launcher_that_did_not_start_the_process_is_named(launcher, command, monkeypatch):
-    for _, variables in runner.LAUNCHERS.values():
+    for _, variables in launching.LAUNCHERS.values():
         for name in variables:
             monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=f"{command} did not start this process"):
-        runner.start_distributed(launcher)
+        launching.start_distributed(launcher)
 
 
 def test_on_gpus_the_group_is_made_before_the_data_asks_for_its_rank(monkeypatch):
     started = []
-    monkeypatch.setattr(runner.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(runner, "init_dist", started.append)
-    monkeypatch.setattr(runner.torch.multiprocessing, "set_start_method", lambda *_, **__: None)
-    for name in runner.LAUNCHERS["slurm"][1]:
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launching, "init_dist", started.append)
+    monkeypatch.setattr(launching.torch.multiprocessing, "set_start_method", lambda *_, **__: None)
+    for name in launching.LAUNCHERS["slurm"][1]:
         monkeypatch.setenv(name, "0")
-    runner.start_distributed("slurm")
+    launching.start_distributed("slurm")
     assert started == ["slurm"]
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_number_of_processes_is_at_least_one(count):
     with pytest.raises(UserError, match=f"--gpus {count}: must be 1 or more"):
-        runner.check_gpus(count)
+        launching.check_gpus(count)
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch):
-    monkeypatch.setattr(runner.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: 4)
-    runner.check_gpus(4)
+    monkeypatch.setattr(launching.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launching.torch.cuda, "device_count", lambda: 4)
+    launching.check_gpus(4)
     with pytest.raises(UserError, match="--gpus 8: this machine has 4"):
-        runner.check_gpus(8)
+        launching.check_gpus(8)

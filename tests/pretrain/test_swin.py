@@ -157,13 +157,15 @@ def test_any_image_size(image):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3, -1])
 def test_tokens_of_any_stage(stage):
     model, images = small(), torch.randn(1, 3, 64, 96)
-    tokens, (h, w) = model.stage_tokens(images, stage)
-    stride = Swin.stage_stride(stage % 4)
-    assert (h, w) == (64 // stride, 96 // stride)
-    assert tokens.shape == (1, h * w, model.widths[stage])
+    (tokens,) = model.forward_intermediates(images, [stage])
+    stride = model.strides[stage]
+    assert tokens.shape == (1, model.widths[stage], 64 // stride, 96 // stride)
+    (bare,) = model.forward_intermediates(images, [stage], norm=False)
     if stage % 4 == 3:
-        torch.testing.assert_close(tokens, model(images)[1])
-        assert not torch.allclose(tokens, model.stage_tokens(images, stage, norm=False)[0])
+        torch.testing.assert_close(tokens.flatten(2).mT, model(images)[1])
+        assert not torch.allclose(tokens, bare)
+    else:
+        assert torch.equal(tokens, bare)
 
 
 def test_without_a_final_norm():

@@ -117,3 +117,15 @@ def test_checkpointing_changes_no_gradient():
 def test_an_impossible_network_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         VisionTransformer(**wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [True, False])
+def test_intermediates_are_maps_of_the_patch_tokens(norm):
+    model, images = small(register_tokens=2), torch.randn(1, 3, 64, 96)
+    maps = model.forward_intermediates(images, [0, -1], norm)
+    tokens, grid = model.tokens_of(images, [0, -1], norm)
+    for found, expected in zip(maps, tokens, strict=True):
+        assert found.shape == (1, model.widths[0], *grid)
+        assert torch.equal(found.flatten(2).mT, expected[:, model.num_prefix :])
+    assert torch.equal(maps[-1].flatten(2).mT, model(images)[1]) == norm

@@ -6,19 +6,7 @@ import numpy as np
 import pytest
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.reports.load import read_record as report_reads
-from selfpatch.reports.record import (
-    SCHEMA,
-    Dataset,
-    Protocol,
-    file_name,
-    find_record,
-    jsonable,
-    read_record,
-    validate,
-    versions,
-    write_record,
-)
+from selfpatch.reports.record import Dataset, Protocol, Record, file_name, jsonable, versions
 
 CHECKPOINT, WEIGHTS, DATA = "c" * 64, "d" * 64, "e" * 64
 PROTOCOL = Protocol("davis2017-dino@1", {"top_k": 5, "std": (0.228, 0.224, 0.225)})
@@ -29,6 +17,10 @@ UNITS = {"sequence": np.array(["a", "b"]), "J": np.array([0.25, 1.0])}
 def record(**changes):
     return {
         "task": "davis",
+        "title": "DAVIS video object segmentation",
+        "headline": ["J&F"],
+        "measure": "selfpatch.reports.metrics:VIDEO",
+        "lower": [],
         "dataset": DATASET.name,
         "dataset_fingerprint": DATASET.sha256,
         "split": DATASET.split,
@@ -48,7 +40,8 @@ def record(**changes):
         "seconds": 12.5,
         "miniature": False,
         "metrics": {"J&F": 61.25},
-        "notes": [],
+        "notes": ["object 2 was lost"],
+        "findings": ["1 of 90 frames carries an orientation"],
         **changes,
     }
 
@@ -62,7 +55,16 @@ def find(folder, **changes):
         "protocol": PROTOCOL,
         "dataset": DATASET,
     }
-    return find_record(folder, **wanted | changes)
+    found = Record.find(folder, **wanted | changes)
+    return found and found.path
+
+
+def write_record(folder, values, units):
+    return Record(**values).write(folder, units).path
+
+
+def read_record(path):
+    return Record.read(path)
 
 
 class TestWriting:
@@ -74,17 +76,20 @@ class TestWriting:
     def test_what_is_read_is_what_was_written(self, tmp_path):
         path = write_record(tmp_path, record(), UNITS)
         read = read_record(path)
-        assert read == {**record(), "units": path.with_suffix(".npz").name}
-        units = np.load(tmp_path / read["units"], allow_pickle=False)
+        assert json.loads(path.read_text()) == {**record(), "units": path.with_suffix(".npz").name}
+        assert read == Record(**record(), units=path.with_suffix(".npz").name, path=path)
+        assert Record(**record()).write(tmp_path, UNITS) == read_record(
+            read.units_path.with_suffix(".json").with_name(
+                f"davis-{CHECKPOINT[:12]}-davis2017-dino@1-{DATA[:6]}-{WEIGHTS[:6]}.json"
+            )
+        )
+        units = np.load(tmp_path / read.units, allow_pickle=False)
         for name, values in UNITS.items():
             np.testing.assert_array_equal(units[name], values)
 
-    def test_the_reports_read_it(self, tmp_path):
-        assert report_reads(write_record(tmp_path, record(), UNITS))["metrics"] == {"J&F": 61.25}
-
     def test_without_units(self, tmp_path):
         path = write_record(tmp_path, record(), {})
-        assert read_record(path)["units"] is None
+        assert read_record(path).units is None
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
     @pytest.mark.parametrize("change", [{"dataset_fingerprint": "f" * 64}, {"weights_sha256": "f" * 64}, {}])
@@ -93,8 +98,8 @@ class TestWriting:
         paths = [write_record(tmp_path, record(metrics={"J&F": 1.0}), UNITS)]
         paths += [write_record(tmp_path, record(metrics={"J&F": float(n)}, **change), UNITS) for n in (2, 3)]
         assert len(set(paths)) == 3
-        assert [read_record(path)["metrics"]["J&F"] for path in paths] == [1.0, 2.0, 3.0]
-        assert len({read_record(path)["units"] for path in paths}) == 3
+        assert [read_record(path).metrics["J&F"] for path in paths] == [1.0, 2.0, 3.0]
+        assert len({read_record(path).units for path in paths}) == 3
 
     def test_nothing_is_left_of_a_record_that_cannot_be_written(self, tmp_path):
         with pytest.raises(ValueError, match="J&F"):
@@ -114,21 +119,43 @@ class TestWriting:
 
 class TestSchema:
     def test_every_field_is_asked_for(self):
-        for key in SCHEMA:
-            broken = {**record(), "units": None}
+        optional = {"units", "findings", "path"}
+        for key in Record.model_fields.keys() - optional:
+            broken = record()
             del broken[key]
             with pytest.raises(ValueError, match=key):
-                validate(broken)
+                Record(**broken)
 
     @pytest.mark.parametrize(
         ("key", "value"),
         [("method", 3), ("miniature", 0), ("seconds", True), ("metrics", [1.0]), ("protocol", {"name": "x"}),
+         ("protocol", {"name": "x", "parameters": {}, "version": 1}), ("metrics", {"J": True}),
+         ("metrics", {"J": float("inf")}),
          ("metrics", {"J": "61"}), ("metrics", {"J": None}), ("seed", "1"), ("unheard_of", 1)],
     )  # fmt: skip
     def test_a_field_of_another_kind_is_refused(self, key, value):
-        validate({**record(), "units": None})
-        with pytest.raises(ValueError, match=r"record|metric|protocol"):
-            validate({**record(), "units": None, key: value})
+        Record(**record())
+        with pytest.raises(ValueError, match=rf"\n{key}"):
+            Record(**{**record(), key: value})
+
+    @pytest.mark.parametrize(
+        ("task", "metrics", "title", "headline", "measure"),
+        [
+            ("davis", {"J&F": 1.0, "J decay": 2.0}, "DAVIS video object segmentation", ["J&F"], "VIDEO"),
+            ("coco", {"bbox AP": 1.0}, "COCO instance segmentation", ["bbox AP", "mask AP"], "DETECTION"),
+            ("depth", {"RMSE/sky": 2.0, "RMSE": 1.0}, "depth", ["RMSE"], None),
+        ],
+    )
+    def test_records_made_before_tasks_described_themselves_still_read(
+        self, tmp_path, task, metrics, title, headline, measure
+    ):
+        old = {key: value for key, value in record().items() if key not in ("title", "headline", "measure", "lower")}
+        del old["findings"]
+        (tmp_path / "old.json").write_text(json.dumps({**old, "task": task, "metrics": metrics, "units": None}))
+        read = read_record(tmp_path / "old.json")
+        assert (read.title, read.headline) == (title, headline)
+        assert read.measure == (measure and f"selfpatch.reports.metrics:{measure}")
+        assert read.lower == [name for name in metrics if "decay" in name]
 
 
 class TestReuse:
@@ -174,7 +201,7 @@ class TestReuse:
 
 def test_reading_what_is_no_record_names_the_file(tmp_path):
     (tmp_path / "x.json").write_text("[]")
-    with pytest.raises(UserError, match=r"x\.json is no record"):
+    with pytest.raises(UserError, match=r"x\.json is not a record"):
         read_record(tmp_path / "x.json")
 
 

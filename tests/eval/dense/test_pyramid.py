@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from selfpatch.eval.dense.pyramid import CertifyBackbone, SelfPatchPyramid, out_channels, scaled_taps
+from selfpatch.eval.dense.pyramid import CertifyBackbone, SelfPatchPyramid
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.swin import Swin
@@ -65,6 +65,15 @@ def test_maps_are_contiguous(vit, swin, pyramid):
         assert all(level.is_contiguous() for level in SelfPatchPyramid(path, pyramid=pyramid)(images))
 
 
+@pytest.mark.parametrize("options", [{}, {"cls_token": False, "final_norm": False}])
+def test_a_tap_can_be_normalised_without_parameters(vit, options):
+    images = torch.randn(1, 3, 64, 64)
+    plain, normed = (SelfPatchPyramid(vit(**options), pyramid=False, tap_layernorm=on)(images) for on in (False, True))
+    for before, after in zip(plain, normed):
+        wanted = nn.functional.layer_norm(before.permute(0, 2, 3, 1), [32], eps=1e-6).permute(0, 3, 1, 2)
+        torch.testing.assert_close(after, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_levels_are_built_as_published(vit):
     kinds = [
         [type(m).__name__ for m in level.modules() if not list(m.children())]
@@ -100,7 +109,9 @@ def test_resampling_to_another_stride_keeps_places(vit):
     ],
 )
 def test_taps_scale_with_depth(depth, published, expected):
-    assert scaled_taps({"family": "vit", "depth": depth}, published) == expected
+    with torch.device("meta"):
+        model = VisionTransformer(embed_dim=6, heads=3, depth=depth)
+    assert model.scaled_out_indices(published) == expected
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -135,7 +146,7 @@ def test_swin_gives_its_stages_under_fresh_norms(swin):
     image = torch.randn(1, 3, 64, 96)
     maps = pyramid(image)
     assert [tuple(m.shape) for m in maps] == [(1, 8 * 2**i, 16 // 2**i, 24 // 2**i) for i in range(4)]
-    assert pyramid.out_channels == out_channels(pyramid.loaded.arch) == [8, 16, 32, 64]
+    assert pyramid.out_channels == pyramid.loaded.model.widths == [8, 16, 32, 64]
     stages = pyramid.loaded.model.stages(image)
     for found, stage in zip(maps, stages):
         expected = nn.functional.layer_norm(stage, stage.shape[-1:])

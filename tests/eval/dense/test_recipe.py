@@ -4,19 +4,22 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 
 from selfpatch.eval.dense import recipe
 from selfpatch.eval.dense import trainer as training
 from selfpatch.pretrain.cli import UserError, command_parser
+from selfpatch.pretrain.vit import VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[3]
-VIT = {"family": "vit", "dim": 384, "depth": 12, "final_norm": True, "name": "vit-s16"}
 
 
 class Backbone:
     """What a recipe asks of a loaded checkpoint."""
 
-    arch, checkpoint = VIT, Path("x.pth")
+    with torch.device("meta"):
+        model = VisionTransformer()
+    arch, checkpoint = {**model.arch, "name": "vit-s16"}, Path("x.pth")
 
 
 def options(*argv: str) -> argparse.Namespace:

@@ -15,6 +15,7 @@ from selfpatch.eval import run
 from selfpatch.eval.datasets import features
 from selfpatch.eval.datasets.features import every, read_folder, read_image
 from selfpatch.eval.tasks import knn
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
@@ -160,7 +161,7 @@ def test_an_image_is_resized_by_its_short_side_and_cropped_at_its_centre(tmp_pat
     Image.fromarray(pixels).save(tmp_path / "bar.png")
     read = read_image(tmp_path / "bar.png", resize=40, crop=32)
     assert read.shape == (3, 32, 32)
-    red = read[0] * features.STD[0] + features.MEAN[0]
+    red = read[0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
     np.testing.assert_allclose(red[0], np.isin(np.arange(32), range(12, 20)), atol=1e-6)
     assert read_image(tmp_path / "bar.png", resize=48, crop=48).shape == (3, 48, 48)
 
