@@ -220,7 +220,7 @@ def method_class(config: Config) -> type[Method]:
 
 
 def backbone_class(name: Any) -> type[torch.nn.Module]:
-    """The class of a backbone; ``pretrain/swin.py``, which imports mmdet, only when a config names it."""
+    """The class of a backbone; ``pretrain/swin.py`` is imported only when a config names it."""
     if name == "Swin":
         importlib.import_module("selfpatch.pretrain.swin")
     found = MODELS.get(name) if isinstance(name, str) else None

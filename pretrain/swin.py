@@ -1,4 +1,4 @@
-"""The Swin transformer (arXiv 2103.14030) as a backbone, over mmdet's window attention.
+"""The Swin transformer (arXiv 2103.14030) as a backbone.
 
 Parameter names are those of the published code, so that its checkpoints need no translation. mmdet's own Swin keeps the
 same weights under other names and merges patches in another order: :func:`to_mmdet` and :func:`from_mmdet` translate.
@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.backbones.swin import WindowMSA
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -28,18 +27,22 @@ PATCH = 4  # pixels; each further stage halves the grid
 STAGES = 4
 
 
-class WindowAttention(WindowMSA):
-    """Self-attention within windows of a grid, the windows shifted or not.
+class WindowAttention(nn.Module):
+    """Self-attention within windows of a grid, the windows shifted or not (section 3.2 of the paper).
 
-    mmdet's module attends within one window and knows the relative positions. Unlike mmdet's shifting, this one leaves
-    the windows where they are on a grid that is no larger than one: there is nothing to shift (as published).
+    A grid that is no larger than one window is not shifted (as published; mmdet's Swin shifts it).
     """
 
     def __init__(self, dim: int, heads: int, window: int, shifted: bool) -> None:
-        super().__init__(dim, heads, (window, window))
+        super().__init__()
+        self.heads, self.window, self.shifted = heads, window, shifted
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        place = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # (window², 2)
+        down, right = (place.unsqueeze(1) - place + window - 1).unbind(-1)  # each (window², window²), from 0
         # follows from the window, so that no checkpoint needs to hold it
-        self.register_buffer("relative_position_index", self.relative_position_index, persistent=False)
-        self.window, self.shifted = window, shifted
+        self.register_buffer("relative_position_index", down * (2 * window - 1) + right, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend on a grid (B, h, w, C) of any size; its last windows are filled up with zeros."""
@@ -53,11 +56,21 @@ class WindowAttention(WindowMSA):
             x = x.roll((-shift, -shift), (1, 2))
             mask = shift_mask(H, W, window, shift).to(x.device, x.dtype)
         x = x.view(B, H // window, window, W // window, window, C).transpose(2, 3)
-        x = super().forward(x.reshape(-1, window * window, C), mask)  # (B·windows, window², C)
+        x = self.attend(x.reshape(-1, window * window, C), mask)  # (B·windows, window², C)
         x = x.view(B, H // window, W // window, window, window, C).transpose(2, 3).reshape(B, H, W, C)
         if shift:
             x = x.roll((shift, shift), (1, 2))
         return x[:, :h, :w]
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within each window: x (windows, N, C); mask (windows of one image, N, N) is added to the scores."""
+        W, N, C = x.shape
+        q, k, v = self.qkv(x).view(W, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q * (C // self.heads) ** -0.5) @ k.transpose(-2, -1)  # (W, heads, N, N)
+        scores = scores + self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        if mask is not None:
+            scores = (scores.unflatten(0, (-1, len(mask))) + mask.unsqueeze(1)).flatten(0, 1)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(W, N, C))
 
 
 @lru_cache(maxsize=32)

@@ -41,7 +41,7 @@ def empty_model(path: Path, found: Backbone, heads: int | None) -> tuple[nn.Modu
         raise UserError(f"{path}: {teller}, --heads says {heads}: leave --heads out")
     try:
         if is_swin:
-            from selfpatch.pretrain.swin import Swin  # only here: it needs mmdet, which takes seconds to import
+            from selfpatch.pretrain.swin import Swin
 
             return Swin(**swin_options(found)), "its tensors"
         options = vit_options(found)

@@ -269,7 +269,7 @@ def _add_cls_row(path: Path, state: dict[str, Tensor], registers: bool) -> None:
 
 
 def _from_mmdet(path: Path, name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    from selfpatch.pretrain.swin import from_mmdet  # only here: it needs mmdet, which takes seconds to import
+    from selfpatch.pretrain.swin import from_mmdet
 
     try:
         return next(iter(from_mmdet({name: tensor}).items()))
