@@ -80,8 +80,8 @@ class WatchTargets(Hook):
     Every ``interval`` iterations, of the first images of a batch:
 
     - ``<level>_entropy``: the mean entropy of the targets as a share of ln K; 1: they are uniform and teach nothing;
-    - ``<level>_outputs``: how many outputs share the targets, the exponential of the entropy of their mean; 1: all
-      images have the same target;
+    - ``<level>_groups``: how many groups of images (or patches) the targets tell apart, the exponential of the entropy
+      of their mean minus their mean entropy; 1: all have the same target, uniform or not;
     - ``token_spread``: the mean of 1 - cosine between patch tokens of all these images; 0: they are all alike.
 
     Args:
@@ -90,7 +90,7 @@ class WatchTargets(Hook):
     """
 
     IMAGES = 16  # that are looked at, each in every global crop: below a hundredth of a step's time
-    UNIFORM, ALIKE = 0.9, 1.5  # warn above this entropy, and below so many outputs
+    UNIFORM, ALIKE = 0.9, 1.2  # warn above this entropy, and below so many groups
 
     def __init__(self, interval: int, warmup: int) -> None:
         self.interval, self.warmup, self.warned = interval, warmup, set()
@@ -104,8 +104,9 @@ class WatchTargets(Hook):
         tokens, targets = method.diagnose(crops.flatten(0, 1))
         found = {"token_spread": spread(tokens.flatten(0, 1))}
         for level, probabilities in targets.items():
-            found[f"{level}_entropy"] = float(entropy(probabilities).mean() / math.log(probabilities.shape[1]))
-            found[f"{level}_outputs"] = float(entropy(probabilities.mean(0)).exp())
+            own = entropy(probabilities).mean()
+            found[f"{level}_entropy"] = float(own / math.log(probabilities.shape[1]))
+            found[f"{level}_groups"] = float((entropy(probabilities.mean(0)) - own).exp())
         for name, value in found.items():
             runner.message_hub.update_scalar(f"train/{name}", value)
         if runner.iter >= self.warmup:
@@ -113,12 +114,12 @@ class WatchTargets(Hook):
                 self._warn(runner, level, probabilities.shape[1], found)
 
     def _warn(self, runner: Runner, level: str, out_dim: int, found: dict[str, float]) -> None:
-        share, outputs = found[f"{level}_entropy"], found[f"{level}_outputs"]
+        share, groups = found[f"{level}_entropy"], found[f"{level}_groups"]
         complaint = None
         if share > self.UNIFORM:
             complaint = f"have grown uniform (entropy {share:.2f} of ln {out_dim}): nothing is learned from them"
-        elif outputs < self.ALIKE:
-            complaint = f"have collapsed onto {outputs:.1f} of {out_dim} outputs: all images are alike to it"
+        elif groups < self.ALIKE:
+            complaint = f"have collapsed: all images have the same one (they tell {groups:.1f} groups apart)"
         if complaint and (level, complaint[:10]) not in self.warned:  # once each
             self.warned.add((level, complaint[:10]))
             runner.logger.warning(

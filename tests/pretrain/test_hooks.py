@@ -39,19 +39,19 @@ def watch(targets, caplog, iterations=(9, 19), warmup=0) -> tuple[dict, list[str
 
 
 @pytest.mark.parametrize(
-    ("targets", "share", "outputs", "told"),
+    ("targets", "share", "groups", "told"),
     [
-        (UNIFORM, 1, 16, "the teacher's cls targets have grown uniform (entropy 1.00 of ln 16)"),
-        (ONE_OUTPUT, 0, 1, "the teacher's cls targets have collapsed onto 1.0 of 16 outputs"),
+        (UNIFORM, 1, 1, "the teacher's cls targets have grown uniform (entropy 1.00 of ln 16)"),
+        (ONE_OUTPUT, 0, 1, "the teacher's cls targets have collapsed: all images have the same one"),
         (SPREAD_OUT, 0, 8, None),
     ],
 )
-def test_uniform_and_collapsed_targets_are_named_once(caplog, targets, share, outputs, told):
+def test_uniform_and_collapsed_targets_are_named_once(caplog, targets, share, groups, told):
     logged, lines = watch(targets, caplog)
     assert logged == {
         "train/token_spread": pytest.approx(0.75),
         "train/cls_entropy": pytest.approx(share),
-        "train/cls_outputs": pytest.approx(outputs),
+        "train/cls_groups": pytest.approx(groups),
     }
     assert [line.startswith(told) for line in lines] == ([True] if told else [])
 

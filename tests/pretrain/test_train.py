@@ -56,7 +56,7 @@ def test_the_log_tells_what_a_run_is_watched_by(undisturbed):
     line = next(line for line in log.splitlines() if "Epoch(train) [2][1/6]" in line)
     for name in ("lr", "eta", "loss", "cls", "patch", "weight_decay", "momentum", "images_per_s", "memory_gb"):
         assert f"{name}: " in line
-    for name in ("token_spread", "cls_entropy", "cls_outputs", "patch_entropy", "patch_outputs"):
+    for name in ("token_spread", "cls_entropy", "cls_groups", "patch_entropy", "patch_groups"):
         assert f"{name}: " in line
     assert "base_lr: 2.5000e-04" in line  # 2e-3 at 32 images, here 4
     assert list(undisturbed.rglob("events.out.tfevents*"))
