@@ -1,9 +1,9 @@
-"""Images for pretraining: any folder of them, in an order and with an augmentation that depend on addresses alone."""
+"""Images for pretraining: any folder of them, or of shards, in an order and with an augmentation of addresses alone."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Sampler
 
 from selfpatch.pretrain.augment import MultiCrop
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.folders import PICTURES, Listing, list_files
+from selfpatch.pretrain.folders import PICTURES, list_files
 from selfpatch.pretrain.images import read_header
+from selfpatch.pretrain.shards import SHARD, Shards
 
 UNREADABLE_SHARE = 0.001  # of the images may be unreadable, and at least one
 LOOKED_AT_FIRST = 1000  # images whose header is read before anything is computed
@@ -28,17 +29,47 @@ def list_images(root: str | Path) -> list[Path]:
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    return listing_of(root).paths
+    return Folder(root).paths
 
 
-def listing_of(root: str | Path) -> Listing:
-    """As :func:`list_images`, with what was passed by."""
+class Folder(Sequence[Path]):
+    """The image files below a folder. Item i is what a reader of pictures takes: here a path.
+
+    Raises:
+        UserError: as :func:`list_images`.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        listing = list_files(root)
+        self.root, self.paths, self.findings = Path(root), listing.paths, listing.passed_by()
+        if not self.paths:
+            raise UserError(f"no image in {root}: expected {', '.join(PICTURES)} files, flat or in folders")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Path:
+        return self.paths[number]
+
+    def name(self, number: int) -> str:
+        """The path of an image below the folder."""
+        return self.paths[number].relative_to(self.root).as_posix()
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """A random order of the images."""
+        return rng.permutation(len(self))
+
+
+def open_images(root: str | Path) -> Folder | Shards:
+    """The images of a folder, or of the shards in it if there are any.
+
+    Raises:
+        UserError: there is no such folder, or no image in it, or too many shards are broken.
+    """
     if not Path(root).is_dir():
         raise UserError(f"no such data folder: {root} (give an image folder with --data)")
-    listing = list_files(root)
-    if not listing.paths:
-        raise UserError(f"no image in {root}: expected {', '.join(PICTURES)} files, flat or in folders")
-    return listing
+    shards = list_files(root, (SHARD,)).paths
+    return Shards(Path(root), shards, allowed_unreadable(len(shards))) if shards else Folder(root)
 
 
 def allowed_unreadable(images: int) -> int:
@@ -46,63 +77,68 @@ def allowed_unreadable(images: int) -> int:
     return max(1, int(images * UNREADABLE_SHARE))
 
 
-def list_of(paths: list[Path], most: int = 5) -> str:
-    """Some paths in one line."""
-    return ", ".join(str(path) for path in paths[:most]) + (
-        f" and {len(paths) - most} more" if len(paths) > most else ""
-    )
+def list_of(names: Sequence[str], most: int = 5) -> str:
+    """Some names in one line."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-class ImageFolder(Dataset):
-    """Crops of the images of a folder; an index is (epoch, number of the image).
+class CropDataset(Dataset):
+    """Crops of the images below a folder; an index is (epoch, number of the image).
 
     An unreadable image is replaced by the next one that can be read, and its number goes along as ``unreadable``, for
     the main process to name it and to count.
 
-    ``findings`` says in a line each what was passed by.
-
     Args:
-        root: the folder, nested or flat.
+        root: a folder of images or of WebDataset shards, nested or flat.
         views: the config's ``views``.
         seed: the run's seed.
 
     Raises:
-        UserError: as :func:`list_images`; or too many of the first images that are looked at cannot be read.
+        UserError: as :func:`open_images`; or too many of the first images that are looked at cannot be read.
     """
 
     metainfo = None  # mmengine asks
 
-    def __init__(self, root: str, views: dict[str, dict], seed: int) -> None:
-        listing = listing_of(root)
-        self.root, self.paths, self.findings = Path(root), listing.paths, listing.passed_by()
-        self.multi_crop, self.seed = MultiCrop(views), seed
+    def __init__(self, root: str | Path, views: dict[str, dict], seed: int) -> None:
+        self.images, self.multi_crop, self.seed = open_images(root), MultiCrop(views), seed
         self.check_headers()
+
+    @property
+    def findings(self) -> list[str]:
+        """What was passed by, in a line each."""
+        return self.images.findings
 
     def check_headers(self) -> None:
         """Read the headers of up to :data:`LOOKED_AT_FIRST` images, evenly spread: a bad folder fails at once."""
-        some = self.paths[:: -(-len(self.paths) // LOOKED_AT_FIRST)]
-        bad = [path for path in some if not has_image_header(path)]
-        if len(bad) == len(some) or len(bad) > allowed_unreadable(len(self.paths)):
+        some = range(0, len(self), -(-len(self) // LOOKED_AT_FIRST))
+        bad = [self.path(number) for number in some if not has_image_header(self.images[number])]
+        if len(bad) == len(some) or len(bad) > allowed_unreadable(len(self)):
             raise UserError(f"{len(bad)} of {len(some)} images cannot be read: {list_of(bad)}; remove or replace them")
+
+    def path(self, number: int) -> str:
+        """What a user is told of an image."""
+        return f"{self.images.root}/{self.images.name(number)}"
 
     @cached_property
     def identity(self) -> dict:
         """How many images there are, and the SHA-256 of their paths below the folder, which may move."""
-        names = "\n".join(path.relative_to(self.root).as_posix() for path in self.paths)
-        return {"images": len(self.paths), "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()}
+        digest = hashlib.sha256()
+        for number in range(len(self)):
+            digest.update(b"\n" * (number > 0) + self.images.name(number).encode(errors="surrogateescape"))
+        return {"images": len(self), "sha256": digest.hexdigest()}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, address: tuple[int, int]) -> dict:
         epoch, index = address
         unreadable = []
-        for step in range(min(len(self.paths), allowed_unreadable(len(self.paths)) + 1)):
-            number = (index + step) % len(self.paths)
+        for step in range(min(len(self), allowed_unreadable(len(self)) + 1)):
+            number = (index + step) % len(self)
             try:
-                crops = self.multi_crop.read(self.paths[number], self.rng(epoch, index))
+                crops = self.multi_crop.read(self.images[number], self.rng(epoch, index))
                 break
-            except UserError:
+            except (UserError, OSError):
                 unreadable.append(number)
         else:  # more in a row than a run may have: the main process will stop it
             crops = self.multi_crop(np.zeros((64, 64, 3), np.uint8), self.rng(epoch, index))
@@ -113,10 +149,10 @@ class ImageFolder(Dataset):
         return np.random.default_rng([self.seed, epoch, index])
 
 
-def has_image_header(path: Path) -> bool:
-    """Whether the file starts like an image of a known format."""
+def has_image_header(source: Path | bytes) -> bool:
+    """Whether a file or its bytes start like an image of a known format."""
     try:
-        read_header(path)
+        read_header(source)
         return True
     except UserError:
         return False
@@ -145,7 +181,7 @@ class AddressSampler(Sampler):
     one. The epoch travels with the index, since persistent workers never see ``set_epoch``.
 
     Args:
-        dataset: gives the number of images.
+        images: give their number and a random order.
         batch_size: images a process and step.
         seed: the run's seed.
 
@@ -153,19 +189,21 @@ class AddressSampler(Sampler):
         UserError: fewer images than one global batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, images: Folder | Shards, batch_size: int, seed: int = 0) -> None:
         self.rank, self.world = get_dist_info()
-        self.images, self.batch_size, self.seed, self.epoch = len(dataset), batch_size, seed, 0
-        self.batches = whole_batches(self.images, batch_size, self.world)
+        self.images, self.batch_size, self.seed, self.epoch = images, batch_size, seed, 0
+        self.start = 0  # the batch at which the next epoch begins: a run that was cut goes on there
+        self.batches = whole_batches(len(images), batch_size, self.world)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by mmengine before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
+        order = self.images.order(np.random.default_rng([self.seed, self.epoch]))
         mine = order[: self.batches * self.batch_size * self.world][self.rank :: self.world]
-        return ((self.epoch, int(index)) for index in mine)
+        start, self.start = self.start * self.batch_size, 0
+        return ((self.epoch, int(index)) for index in mine[start:])
 
     def __len__(self) -> int:
         return self.batches * self.batch_size

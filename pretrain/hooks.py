@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import ImageFolder, allowed_unreadable, list_of
+from selfpatch.pretrain.data import CropDataset, allowed_unreadable, list_of
 from selfpatch.pretrain.method import Method
 
 
@@ -153,13 +153,13 @@ class CountUnreadable(Hook):
 
     priority = "VERY_HIGH"
 
-    def __init__(self, dataset: ImageFolder) -> None:
-        self.paths, self.seen = dataset.paths, set()
+    def __init__(self, dataset: CropDataset) -> None:
+        self.dataset, self.seen = dataset, set()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Count those of the batch that is about to be used."""
         for number in set(data_batch["unreadable"]) - self.seen:
-            runner.logger.warning("unreadable image, skipped: %s", self.paths[number])
+            runner.logger.warning("unreadable image, skipped: %s", self.dataset.path(number))
             self.seen.add(number)
         self._stop_if_too_many()
 
@@ -169,11 +169,11 @@ class CountUnreadable(Hook):
         self._stop_if_too_many()
 
     def _stop_if_too_many(self) -> None:
-        allowed = allowed_unreadable(len(self.paths))
+        allowed = allowed_unreadable(len(self.dataset))
         if len(self.seen) > allowed:
-            bad = [self.paths[number] for number in sorted(self.seen)]
+            bad = [self.dataset.path(number) for number in sorted(self.seen)]
             raise UserError(
-                f"{len(bad)} of {len(self.paths)} images cannot be read (at most {allowed} may): "
+                f"{len(bad)} of {len(self.dataset)} images cannot be read (at most {allowed} may): "
                 f"{list_of(bad, most=50)}; put readable files of the same names there and go on with --resume, "
                 "or remove them and start anew in another --work-dir"
             )

@@ -63,7 +63,7 @@ def check_backend(backend: bool | str) -> None:
         raise UserError(f"compile={backend!r} is no backend of torch.compile: choose True or one of {', '.join(known)}")
 
 
-def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> tuple[data.ImageFolder, dict]:
+def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> tuple[data.CropDataset, dict]:
     """Everything that can be found wrong before a network is built.
 
     Args:
@@ -84,7 +84,7 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     if newest.exists() and not resume:
         epoch = read_meta(newest)["epoch"]
         raise UserError(f"{newest} is there already (epoch {epoch}): add --resume, or choose another --work-dir")
-    dataset = data.ImageFolder(config.data.root, config.views, config.seed)
+    dataset = data.CropDataset(config.data.root, config.views, config.seed)
     iterations = data.whole_batches(len(dataset), config.data.batch_size, processes)
     batch = config.data.batch_size * processes
     method = method_class(config)
@@ -98,13 +98,13 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     return dataset, run
 
 
-def build_loader(config: Config, dataset: data.ImageFolder) -> DataLoader:
+def build_loader(config: Config, dataset: data.CropDataset) -> DataLoader:
     """Batches of crops: ``config.data.batch_size`` images a process, the rest of an epoch dropped."""
     workers = config.data.workers
     return DataLoader(
         dataset,
         config.data.batch_size,
-        sampler=data.AddressSampler(dataset, config.data.batch_size, config.seed),
+        sampler=data.AddressSampler(dataset.images, config.data.batch_size, config.seed),
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=data.collate_crops,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from selfpatch.pretrain.augment import MultiCrop, View, gaussian_blur, random_box, resized_crop, shift_hue
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import AddressSampler, ImageFolder, allowed_unreadable, collate_crops, list_images
+from selfpatch.pretrain.data import AddressSampler, CropDataset, allowed_unreadable, collate_crops, list_images
 from selfpatch.pretrain.images import read_picture
 
 VIEWS = {
@@ -39,27 +39,34 @@ def test_every_image_format_at_any_depth(photos):
 
 
 def test_a_sample_depends_on_its_address_alone(photos):
-    one, other = ImageFolder(photos, VIEWS, seed=1), ImageFolder(photos, VIEWS, seed=1)
+    one, other = CropDataset(photos, VIEWS, seed=1), CropDataset(photos, VIEWS, seed=1)
     other[(0, 3)], np.random.rand(3), torch.rand(3)  # what was drawn before has no say
     for first, second in zip(one[(2, 5)]["crops"], other[(2, 5)]["crops"]):
         assert torch.equal(first, second)
-    addresses = [one[(2, 5)], one[(3, 5)], one[(2, 6)], ImageFolder(photos, VIEWS, seed=2)[(2, 5)]]
+    addresses = [one[(2, 5)], one[(3, 5)], one[(2, 6)], CropDataset(photos, VIEWS, seed=2)[(2, 5)]]
     assert len({sample["crops"][0].numpy().tobytes() for sample in addresses}) == 4
 
 
 def test_crops_are_grouped_by_size_view_by_view(photos):
-    dataset = ImageFolder(photos, VIEWS, seed=0)
+    dataset = CropDataset(photos, VIEWS, seed=0)
     batch = collate_crops([dataset[(0, i)] for i in range(3)])
     assert [tuple(crop.shape) for crop in batch["crops"]] == [(2, 3, 3, 32, 32), (4, 3, 3, 16, 16)]
     assert batch["crops"][0].dtype == torch.uint8
     assert torch.equal(batch["crops"][1][:, 2], dataset[(0, 2)]["crops"][1])
 
 
+class Numbers(list):
+    """Stands in for images: in a random order as they are."""
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self)
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_global_batch_is_the_same_for_any_number_of_processes(monkeypatch, world):
     def batches(rank: int, world: int) -> np.ndarray:
         monkeypatch.setattr("selfpatch.pretrain.data.get_dist_info", lambda: (rank, world))
-        sampler = AddressSampler(range(50), batch_size=8 // world, seed=3)
+        sampler = AddressSampler(Numbers(range(50)), batch_size=8 // world, seed=3)
         sampler.set_epoch(4)
         assert len(list(sampler)) == len(sampler)
         assert {epoch for epoch, _ in sampler} == {4}
@@ -70,22 +77,30 @@ def test_the_global_batch_is_the_same_for_any_number_of_processes(monkeypatch, w
 
 
 def test_epochs_are_ordered_differently():
-    sampler = AddressSampler(range(50), batch_size=50)
+    sampler = AddressSampler(Numbers(range(50)), batch_size=50)
     first = [index for _, index in sampler]
     sampler.set_epoch(1)
     assert sorted(first) == sorted(index for _, index in sampler) == list(range(50))
     assert first != [index for _, index in sampler]
 
 
+def test_an_epoch_goes_on_at_a_batch_and_the_next_one_is_whole():
+    sampler = AddressSampler(Numbers(range(50)), batch_size=8)
+    whole = list(sampler)
+    sampler.start = 4
+    assert list(sampler) == whole[32:]
+    assert list(sampler) == whole
+
+
 def test_too_few_images_for_a_batch_are_named():
     with pytest.raises(UserError, match="50 images do not fill one batch of 64"):
-        AddressSampler(range(50), batch_size=64)
+        AddressSampler(Numbers(range(50)), batch_size=64)
 
 
 def test_an_unreadable_image_is_replaced_and_reported(photos):
     broken = list_images(photos)[4]
     broken.write_bytes(broken.read_bytes()[:200])  # its header is whole
-    dataset = ImageFolder(photos, VIEWS, seed=0)
+    dataset = CropDataset(photos, VIEWS, seed=0)
     sample = dataset[(0, 4)]
     assert sample["unreadable"] == [4]
     assert sample["crops"][0].float().std() > 1  # not black
@@ -96,7 +111,7 @@ def test_too_many_unreadable_images_stop_before_training(photos):
     for path in list_images(photos)[:2]:
         path.write_text("no image")
     with pytest.raises(UserError, match="2 of 12 images cannot be read"):
-        ImageFolder(photos, VIEWS, seed=0)
+        CropDataset(photos, VIEWS, seed=0)
 
 
 @pytest.mark.parametrize(("images", "allowed"), [(1, 1), (1000, 1), (5000, 5), (1_281_167, 1281)])
@@ -112,7 +127,7 @@ def test_folders_without_images_are_named(tmp_path, make):
     if make == "text":
         (folder / "only.jpg").write_text("no image")
     with pytest.raises(UserError, match="photos"):
-        ImageFolder(folder, VIEWS, seed=0)
+        CropDataset(folder, VIEWS, seed=0)
 
 
 def test_boxes_keep_to_the_scale_and_the_image():
@@ -177,8 +192,8 @@ def test_a_large_picture_is_decoded_no_larger_than_its_crops_need(tmp_path):
 @pytest.mark.parametrize("workers", [1, 4])
 def test_crops_are_equal_bit_by_bit_for_any_number_of_workers_and_after_a_resume(photos, workers):
     def batches(workers: int, epochs: list[int]) -> list[torch.Tensor]:
-        dataset = ImageFolder(photos, VIEWS, seed=3)
-        sampler = AddressSampler(dataset, batch_size=4, seed=3)
+        dataset = CropDataset(photos, VIEWS, seed=3)
+        sampler = AddressSampler(dataset.images, batch_size=4, seed=3)
         loader = DataLoader(
             dataset, 4, sampler=sampler, num_workers=workers, collate_fn=collate_crops, persistent_workers=workers > 0
         )

@@ -10,7 +10,7 @@ import torch
 
 from selfpatch.pretrain.checkpoint import load_file, plain
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import ImageFolder
+from selfpatch.pretrain.data import CropDataset
 from selfpatch.pretrain.train import check_run, load_config, main
 
 VIEWS = {"global": {"size": 32, "scale": (0.25, 1.0)}}
@@ -27,17 +27,17 @@ def config(photos, tiny):
 def test_the_checkpoint_names_its_images_and_batches(photos, undisturbed):
     meta = load_file(undisturbed / "checkpoint.pth")["meta"]
     assert (meta["batch"], meta["iterations"], meta["data"]["images"]) == (4, 6, 24)
-    assert meta["data"] == ImageFolder(photos, VIEWS, seed=0).identity
+    assert meta["data"] == CropDataset(photos, VIEWS, seed=0).identity
 
 
 def test_a_moved_folder_holds_the_same_images(photos, tmp_path, monkeypatch):
-    expected = ImageFolder(photos, VIEWS, seed=0).identity
+    expected = CropDataset(photos, VIEWS, seed=0).identity
     moved = shutil.copytree(photos, tmp_path / "moved")
     monkeypatch.chdir(moved)
     for root in (str(moved), f"{moved}/", ".", "../moved"):
-        assert ImageFolder(root, VIEWS, seed=0).identity == expected
+        assert CropDataset(root, VIEWS, seed=0).identity == expected
     (moved / "00.png").rename(moved / "24.png")
-    assert ImageFolder(moved, VIEWS, seed=0).identity != expected
+    assert CropDataset(moved, VIEWS, seed=0).identity != expected
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(4, 1), (2, 2), (1, 4)])
