@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import math
 import os
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
+from selfpatch.eval.dense.require import import_dense
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.reports.record import (
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     name, *rest = argv
     if name not in known:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
+    task = import_dense(f"selfpatch.eval.tasks.{name}")
     args = _parser(task, known).parse_args(rest)
     args.task = name
     run(task, args)
@@ -92,7 +92,7 @@ def evaluate(task: str, checkpoint: str | Path, **options: Any) -> dict[str, Any
     known = tasks()
     if task not in known:
         raise UserError(f"unknown task {task!r}: choose one of {', '.join(known)}")
-    module = importlib.import_module(f"selfpatch.eval.tasks.{task}")
+    module = import_dense(f"selfpatch.eval.tasks.{task}")
     parser = _parser(module, known)
     if unknown := sorted(options.keys() - {action.dest for action in parser._actions}):
         raise UserError(f"{task} has no option {', '.join(unknown)}")
@@ -116,7 +116,7 @@ def check_command(name: str, argv: Sequence[str]) -> None:
     known = tasks()
     if name not in known:
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
+    task = import_dense(f"selfpatch.eval.tasks.{name}")
     parser = _parser(task, known)
 
     def refuse(message: str) -> None:

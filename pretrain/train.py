@@ -116,8 +116,7 @@ def build_loader(config: Config, dataset: data.CropDataset) -> DataLoader:
 def checkpoint_meta(method: Method, config: Config) -> dict:
     """What a checkpoint says of itself beside epoch, iteration and seed."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    for package in ("mmengine", "mmcv", "mmdetection", "mmsegmentation"):
-        versions[package] = version(f"onedl-{package}")
+    versions |= {"mmengine": version("onedl-mmengine"), "selfpatch": version("selfpatch")}
     return {
         "method": method.display_name,
         "arch": method.backbone.arch,
@@ -125,7 +124,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
         "beside": method.beside,
         "config": config.to_dict(),
         "train_data": Path(config.data.root).resolve().name,
-        "versions": {**versions, "selfpatch": version("selfpatch")},
+        "versions": versions,
     }
 
 

@@ -272,7 +272,6 @@ def versions() -> dict[str, str]:
     packages = {
         "torch": "torch",
         "numpy": "numpy",
-        "scipy": "scipy",
         "opencv": "opencv-python-headless",
         "pillow": "pillow",
         "mmengine": "onedl-mmengine",

@@ -69,6 +69,12 @@ for method in "${METHODS[@]}"; do
     evaluate davis "$method" --data "$DAVIS" --short-side "$SHORT_SIDE"
     masks+=("$method=$OUT/eval/davis-$method/masks")
 done
+compare() { "$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline DINO; }
+if [ -n "$COCO$ADE20K" ]; then
+    step "comparison so far"
+    compare
+    "$SELFPATCH_SETUP" --quiet --dense
+fi
 for method in "${METHODS[@]}"; do
     if [ -n "$COCO" ]; then
         step "COCO: $method"
@@ -82,7 +88,7 @@ done
 
 step "comparison"
 "$PYTHON" -m selfpatch.reports.masks "${masks[@]}" --davis "$DAVIS" --out "$OUT/report/masks"
-"$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline DINO
+compare
 printf '\nThese figures come from minutes of pretraining on little data: they are no benchmark figures.\n'
 printf 'Report: %s\nMasks:  %s\n' "$OUT/report/report.html" "$OUT/report/masks/<sequence>.png"
 step "done"

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Prepare .venv with everything the project needs. Safe to run again: when nothing changed it takes a second.
-#   tools/setup.sh                              with the first of python3.11, 3.12, 3.10 that is found
-#   SELFPATCH_PYTHON=/path/to/python tools/setup.sh
-# Options: --quiet  say nothing when there is nothing to do
+# Prepare .venv, in two stages. Safe to run again: when nothing changed it takes a second.
+#   tools/setup.sh           what pretraining, DAVIS, k-NN, linear, conversion and reports need: about two minutes
+#   tools/setup.sh --dense   also what COCO, ADE20K and the tests need: compiles mmcv's operators, about 13 minutes on 2 cores
+#   SELFPATCH_PYTHON=/path/to/python tools/setup.sh   instead of the first of python3.11, 3.12, 3.10 that is found
+# Every command runs the stage that it needs. Options: --quiet  say nothing when there is nothing to do
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 PYTHON="$VENV/bin/python"
-STAMP="$VENV/.selfpatch-ready"
-QUIET=""
+QUIET="" DENSE=""
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 for word in "$@"; do
     case "$word" in
-        -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$ROOT/tools/setup.sh"; exit 0 ;;
+        -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$ROOT/tools/setup.sh"; exit 0 ;;
         --quiet) QUIET=1 ;;
+        --dense) DENSE=1 ;;
         *) fail "unknown option $word (tools/setup.sh --help)" ;;
     esac
 done
@@ -30,8 +31,9 @@ fi
 
 # What the environment depends on: a change in any of these prepares it anew.
 fingerprint() { cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/tools/setup.sh" | cksum; echo "$ROOT"; }
+is_ready() { [ -x "$PYTHON" ] && [ -f "$VENV/.selfpatch-$1" ] && [ "$(cat "$VENV/.selfpatch-$1")" = "$(fingerprint)" ]; }
 leave_if_ready() {
-    [ -x "$PYTHON" ] && [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] || return 0
+    is_ready ready && { [ -z "$DENSE" ] || is_ready dense; } || return 0
     [ -n "$QUIET" ] || say "ready: $VENV"
     exit 0
 }
@@ -65,9 +67,21 @@ quietly() { # run a long command with its output in a log, which is shown only i
 }
 pinned() { sed -n "s/^$1==\([^ ;]*\).*/\1/p" "$ROOT/constraints.txt" | head -n 1; }
 
-say "installing torch $(pinned torch) and build tools"
-quietly pip install "torch==$(pinned torch)"
-quietly pip install -c "$ROOT/constraints.txt" 'setuptools>=80' wheel packaging ninja psutil
+imports() { # modules
+    "$PYTHON" -c "import $1" >"$VENV/setup.log" 2>&1 ||
+        { tail -n 5 "$VENV/setup.log" >&2; fail "the installed packages do not import; see above"; }
+}
+
+if ! is_ready ready; then
+    say "installing torch $(pinned torch) and what needs no compiler"
+    quietly pip install "torch==$(pinned torch)"
+    quietly pip install -c "$ROOT/constraints.txt" 'setuptools>=80' wheel
+    quietly pip install --no-build-isolation -c "$ROOT/constraints.txt" -e "$ROOT[slurm]"
+    imports "mmengine, cv2, selfpatch.pretrain"
+    fingerprint >"$VENV/.selfpatch-ready"
+    QUIET=""
+fi
+leave_if_ready
 
 mmcv="onedl-mmcv==$(pinned onedl-mmcv)"
 works() { "$PYTHON" -c 'import mmcv.ops' >/dev/null 2>&1; }
@@ -94,19 +108,18 @@ compile_mmcv() { # show one line a compiled file: the build is long, and silence
     build=""
 }
 if ! works; then
-    say "compiling mmcv's operators: one time, about 13 minutes on 2 cores"
+    say "compiling mmcv's operators, which COCO, ADE20K and the tests need: one time, about 13 minutes on 2 cores"
+    quietly pip install -c "$ROOT/constraints.txt" packaging ninja psutil
     compile_mmcv
 fi
-
-say "installing the other packages and the project"
-quietly pip install --no-build-isolation -c "$ROOT/constraints.txt" -e "$ROOT[dev,slurm]"
+say "installing MMDetection, MMSegmentation and what the tests need"
+quietly pip install --no-build-isolation -c "$ROOT/constraints.txt" -e "$ROOT[dense,dev,slurm]"
 # mmdet's imaug brings opencv-python beside -headless; they overwrite each other, and the former wants libGL
 quietly pip install --force-reinstall --no-deps "opencv-python-headless==$(pinned opencv-python-headless)"
 if ! works; then # pip keeps a built wheel by version, whatever torch it was built against
     say "the cached build of mmcv belongs to another torch: compiling anew, about 13 minutes on 2 cores"
     compile_mmcv --force-reinstall --no-deps --no-cache-dir
 fi
-"$PYTHON" -c 'import mmcv.ops, mmdet, mmseg, selfpatch.pretrain' >"$VENV/setup.log" 2>&1 ||
-    { tail -n 5 "$VENV/setup.log" >&2; fail "the installed packages do not import; see above"; }
-fingerprint >"$STAMP"
+imports "mmcv.ops, mmdet, mmseg"
+fingerprint >"$VENV/.selfpatch-dense"
 say "ready: $VENV"

@@ -120,12 +120,11 @@ def _pyramid(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]
 
 
 def _mmdet_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]:
-    from mmdet.models.backbones import SwinTransformer
-
+    from selfpatch.eval.dense.require import import_dense
     from selfpatch.pretrain.swin import to_mmdet
 
     arch = loaded.arch
-    model = SwinTransformer(
+    model = import_dense("mmdet.models.backbones").SwinTransformer(
         embed_dims=arch["dim"], depths=arch["depths"], num_heads=arch["heads"], window_size=arch["window"]
     )
 

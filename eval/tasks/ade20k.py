@@ -21,6 +21,7 @@ from selfpatch.eval.datasets.doctor import ADE20K_CLASSES, ade20k_classes, check
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense import trainer as training
 from selfpatch.eval.dense.recipe import Recipe
+from selfpatch.eval.dense.require import import_dense
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.record import Dataset, Evaluation, Protocol
 
@@ -79,7 +80,7 @@ def fingerprint(args: argparse.Namespace) -> Dataset:
 
 def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
     """Train a segmentor on the backbone by the protocol and test it: mIoU, mAcc, aAcc, IoU per class, in per cent."""
-    from selfpatch.eval.dense import segmentation as seg  # mmseg takes seconds to import: after all checks
+    seg = import_dense("selfpatch.eval.dense.segmentation")  # mmseg takes seconds to import: after all checks
 
     name, recipe, config = _read(args, backbone)
     root, classes = Path(args.data).resolve(), class_names(args.data)

@@ -83,6 +83,27 @@ def test_a_second_run_does_nothing(tree):
     assert end(start(tree, "--quiet")) == (0, "", "")
 
 
+def test_operators_are_compiled_by_the_second_stage_alone(tree):
+    assert end(start(tree))[0] == 0
+    assert not (tree / "works").exists()
+    status, output, _ = end(start(tree, "--dense", "--quiet"))
+    assert (status, (tree / "works").exists()) == (0, True)
+    assert "compiling mmcv's operators" in output
+    assert (tree / "log").read_text().count("venv") == 1
+    assert end(start(tree, "--dense", "--quiet")) == (0, "", "")
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_each_stage_is_done_anew_when_what_it_depends_on_changes(tree, file):
+    assert end(start(tree, "--dense"))[0] == 0
+    with open(tree / file, "a") as content:
+        content.write("# changed\n")
+    for words in ([], ["--dense"]):
+        done = (tree / "log").read_text()
+        assert end(start(tree, *words))[0] == 0
+        assert (tree / "log").read_text() > done
+
+
 def test_an_environment_without_pip_is_made_anew(tree):
     assert end(start(tree))[0] == 0
     (tree / ".venv/bin/pip").unlink()
@@ -118,7 +139,7 @@ def test_help_and_unknown_words(tree):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_set_up_leaves_no_build_behind(tree, number, status):
     (tree / "slow").touch()
-    process = start(tree)
+    process = start(tree, "--dense")
     compiler = Path(f"/proc/{wait_for(tree / 'compiler').strip()}")
     process.send_signal(number)
     assert end(process)[0] == status
@@ -127,15 +148,15 @@ def test_a_stopped_set_up_leaves_no_build_behind(tree, number, status):
         assert time.monotonic() < limit
         time.sleep(0.05)
     (tree / "slow").unlink()
-    assert end(start(tree))[0] == 0  # and the same command goes on
+    assert end(start(tree, "--dense"))[0] == 0  # and the same command goes on
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="no flock here")
 def test_a_second_set_up_waits_for_the_first(tree):
     (tree / "slow").touch()
-    first = start(tree)
+    first = start(tree, "--dense")
     compiler = int(wait_for(tree / "compiler"))
-    second = start(tree)
+    second = start(tree, "--dense")
     assert "another set-up is at work" in second.stdout.readline()
     os.kill(compiler, signal.SIGTERM)  # it is done
     assert end(first)[0] == 0
