@@ -1,17 +1,16 @@
-"""A sweep's cells → ablation tables: the settings of each cell beside what it scored; cells that failed say
-so.
-"""
+"""A sweep's cells → ablation tables: the settings of each cell beside what it scored; cells that failed say so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
-from selfpatch.reports.load import GROUP, Record, records_frame
-from selfpatch.reports.tables import DIGITS, HEADLINE, MINIATURE, TASKS, lower_is_better
+from selfpatch.reports.frames import GROUP, records_frame
+from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet
+from selfpatch.reports.tables import DIGITS, dataset_name, score_text
 
 SEED_AXES = ("seed", "randomness.seed")  # repetitions: averaged, never a setting that is compared
 
@@ -20,9 +19,9 @@ SEED_AXES = ("seed", "randomness.seed")  # repetitions: averaged, never a settin
 class Ablation:
     """One sweep on one task, dataset and protocol.
 
-    ``frame`` has a row per combination of ``axes`` with, for each of ``metrics``, the columns ``<metric>``
-    (mean over seeds), ``<metric> std`` and ``<metric> n``, and ``status`` (done, pending, or 'failed: why').
-    ``values`` gives each axis's values as text, in the order of the grid.
+    ``frame`` has a row per combination of ``axes`` with, for each of ``metrics``, the columns ``<metric>`` (mean over
+    seeds), ``<metric> std`` and ``<metric> n``, and ``status`` (done, pending, or 'failed: why'). ``values`` gives each
+    axis's values as text, in the order of the grid; of the metrics in ``lower`` less is better.
     """
 
     title: str
@@ -31,32 +30,38 @@ class Ablation:
     metrics: list[str]
     frame: pd.DataFrame
     miniature: bool
+    lower: frozenset[str] = frozenset()
 
 
 def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
-    """One table per task, dataset and protocol that the cells of ``sweep`` (of ``load_sweep``) were scored
-    on.
+    """One table per task, dataset and protocol that the cells of ``sweep`` (of ``load_sweep``) were scored on.
 
     A sweep in which no cell has a record yet gives one table of statuses.
     """
     axes = [axis for axis in sweep["axes"] if axis not in SEED_AXES]
     values = {axis: [text_of(value) for value in sweep["axes"][axis]] for axis in axes}
-    groups: dict[tuple, list[Record]] = {}
-    for cell in sweep["cells"]:
-        frame = records_frame(cell["records"])
-        for key, part in frame.groupby(GROUP, sort=False):
-            groups.setdefault(key, []).extend(r for r in cell["records"] if r["path"] in set(part["record"]))
-    if not groups:
-        return [Ablation(f"Sweep {sweep['name']}", axes, values, [], _rows(sweep, axes, [], set()), False)]
-    result = []
-    for key, records in groups.items():
-        task, dataset, protocol = key[0], key[1], key[4]
-        recorded = list(dict.fromkeys(name for record in records for name in record["metrics"] if "/" not in name))
-        metrics = [name for name in HEADLINE.get(task, recorded[:1]) if name in recorded] or recorded[:1]
-        title = f"Sweep {sweep['name']}: {TASKS.get(task, task)}, {dataset}, protocol {protocol}"
-        rows = _rows(sweep, axes, metrics, {record["path"] for record in records})
-        result.append(Ablation(title, axes, values, metrics, rows, any(record.get("miniature") for record in records)))
-    return result
+    settings = [[text_of(cell["settings"].get(axis, "default")) for axis in axes] for cell in sweep["cells"]]
+    cells = pd.DataFrame(settings, columns=axes).assign(status=[_status(cell) for cell in sweep["cells"]])
+    by = axes or (lambda _: 0)
+    status = cells.groupby(by, sort=False)["status"].agg(lambda lines: "; ".join(dict.fromkeys(lines)))
+    scored = [(place, cell["records"]) for place, cell in enumerate(sweep["cells"]) if cell["records"]]
+    parts = [records_frame(records).assign(cell=place) for place, records in scored]
+    if not parts:
+        return [Ablation(f"Sweep {sweep['name']}", axes, values, [], status.reset_index(), False)]
+    scores = pd.concat(parts).join(cells, on="cell")
+    scores = scores[~scores["metric"].str.contains("/", regex=False)]
+    tables = []
+    for key, part in scores.groupby(GROUP, sort=False):
+        group = dict(zip(GROUP, key, strict=True))
+        title = f"Sweep {sweep['name']}: {part['title'].iloc[0]}, {dataset_name(group)}, protocol {group['protocol']}"
+        metrics = list(dict.fromkeys(part.loc[part["headline"], "metric"])) or [part["metric"].iloc[0]]
+        frame = status.to_frame()
+        for metric in metrics:
+            stats = part[part["metric"] == metric].groupby(by, sort=False)["value"].agg(["mean", "std", "count"])
+            frame = frame.join(stats.set_axis([metric, f"{metric} std", f"{metric} n"], axis=1))
+        lower = frozenset(part.loc[part["lower"], "metric"])
+        tables.append(Ablation(title, axes, values, metrics, frame.reset_index(), bool(part["miniature"].any()), lower))
+    return tables
 
 
 def text_of(value: Any) -> str:
@@ -74,25 +79,6 @@ def short_names(axes: list[str]) -> dict[str, str]:
     return {axis: (name if last.count(name) == 1 else axis) for axis, name in zip(axes, last, strict=True)}
 
 
-def _rows(sweep: dict[str, Any], axes: list[str], metrics: list[str], paths: set[str]) -> pd.DataFrame:
-    cells: dict[tuple, list[dict]] = {}  # setting of every axis → its cells, several where a seed is an axis
-    for cell in sweep["cells"]:
-        setting = tuple(text_of(cell["settings"].get(axis, "default")) for axis in axes)
-        cells.setdefault(setting, []).append(cell)
-    lines = []
-    for setting, repeated in cells.items():
-        line: dict[str, Any] = dict(zip(axes, setting, strict=True))
-        for metric in metrics:
-            scores = pd.Series(
-                [r["metrics"].get(metric) for cell in repeated for r in cell["records"] if r["path"] in paths],
-                dtype=float,
-            ).dropna()
-            line |= {metric: scores.mean(), f"{metric} std": scores.std(ddof=1), f"{metric} n": len(scores)}
-        line["status"] = "; ".join(dict.fromkeys(_status(cell) for cell in repeated))
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
 def _status(cell: dict[str, Any]) -> str:
     if cell["status"] != "failed":
         return cell["status"]
@@ -100,37 +86,18 @@ def _status(cell: dict[str, Any]) -> str:
     return f"failed: {reason}"
 
 
-def shown_table(ablation: Ablation) -> tuple[list[str], list[list[str]], list[list[bool]]]:
-    """Headings, texts and 'best of its column' marks of an ablation, the same for terminal, Markdown and
-    HTML.
-    """
-    names = short_names(ablation.axes)
-    shows_status = not ablation.metrics or (ablation.frame["status"] != "done").any()
-    heads = [*names.values(), *ablation.metrics, *(["status"] if shows_status else [])]
-    best = {}
+def to_sheet(ablation: Ablation) -> Sheet:
+    """The ablation as it is shown: settings, scores with the best of each column marked, and statuses if any is odd."""
+    frame, shows_status = ablation.frame, not ablation.metrics or (ablation.frame["status"] != "done").any()
+    heads = [Head(name) for name in short_names(ablation.axes).values()]
+    heads += [Head(name, number=True) for name in ablation.metrics] + [Head("status")] * shows_status
+    columns = [[Cell(text) for text in frame[axis]] for axis in ablation.axes]
     for metric in ablation.metrics:
-        shown = ablation.frame[metric].round(DIGITS)
-        if shown.nunique() > 1:
-            best[metric] = shown.min() if lower_is_better(metric) else shown.max()
-    texts, marks = [], []
-    for _, line in ablation.frame.iterrows():
-        text, mark = [line[axis] for axis in ablation.axes], [False] * len(ablation.axes)
-        for metric in ablation.metrics:
-            score, std, n = line[metric], line[f"{metric} std"], line[f"{metric} n"]
-            spread = f" ± {std:.{DIGITS}f} (n={n})" if n > 1 else ""
-            text.append("–" if pd.isna(score) else f"{score:.{DIGITS}f}{spread}")
-            mark.append(bool(round(score, DIGITS) == best.get(metric)) if not pd.isna(score) else False)
-        texts.append([*text, *([line["status"]] if shows_status else [])])
-        marks.append([*mark, *([False] if shows_status else [])])
-    return heads, texts, marks
-
-
-def to_markdown(ablation: Ablation) -> str:
-    """The ablation as GitHub Markdown with its title; best values are bold."""
-    heads, texts, marks = shown_table(ablation)
-    body = [
-        [(f"**{text}**" if mark else text).replace("|", "\\|") for text, mark in zip(line, best, strict=True)]
-        for line, best in zip(texts, marks, strict=True)
-    ]
-    grid = tabulate(body, heads, tablefmt="pipe", disable_numparse=True)
-    return f"### {ablation.title}\n\n{grid}\n" + (f"\n- {MINIATURE}\n" if ablation.miniature else "")
+        shown = frame[metric].round(DIGITS)
+        best = np.nan if shown.nunique() < 2 else shown.min() if metric in ablation.lower else shown.max()
+        scores = zip(frame[metric], frame[f"{metric} std"], frame[f"{metric} n"], strict=True)
+        texts = [score_text(*score, with_n=True) for score in scores]
+        columns.append([Cell(text, bool(value == best)) for text, value in zip(texts, shown, strict=True)])
+    columns += [[Cell(text) for text in frame["status"]]] * shows_status
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Sheet(ablation.title, heads, rows, notes=[MINIATURE] * ablation.miniature)

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +15,20 @@ import numpy as np
 MAX_DETECTIONS = 100
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 THRESHOLDS = 10  # IoU 0.50, 0.55 … 0.95
+DRAWS = 1024  # weightings at a time: bounds the memory
 
 
 @dataclass(frozen=True)
 class ClassMatches:
     """Detections of one class in descending order of score, and its ground truth, by image index.
 
-    ``image`` (D,); for each threshold ``right`` (hits,): ranks of the true positives, ``ignored`` (ranks of
-    detections that count neither way); ``truth`` (images,): ground truths that must be found in each image.
+    ``image`` (D,); ``right`` and ``ignored`` (D, thresholds) bool: true positives, and what counts neither way;
+    ``truth`` (images,): ground truths that must be found in each image.
     """
 
     image: np.ndarray
-    right: list[np.ndarray]
-    ignored: list[np.ndarray]
+    right: np.ndarray
+    ignored: np.ndarray
     truth: np.ndarray
 
 
@@ -38,11 +40,18 @@ class Detections:
     classes: list[ClassMatches]
 
     @classmethod
-    def from_units(cls, arrays: dict[str, np.ndarray], kind: str) -> Detections:
-        """From a COCO units file (layout: :mod:`selfpatch.reports.compare`), ``kind`` 'bbox' or 'mask'.
+    def from_units(cls, arrays: Mapping[str, np.ndarray], kind: str) -> Detections:
+        """From the units of a COCO evaluation, ``kind`` 'bbox' or 'mask'.
 
-        Raises KeyError for a missing array and ValueError for one of the wrong shape or an image that was not
-        scored.
+        Beside ``images`` and the ground truth (:mod:`selfpatch.reports.metrics`) these are, over D detections at area
+        range 'all': ``<kind>/image``, ``<kind>/category`` and ``<kind>/score`` (D,); ``<kind>/matched`` (D, 10) bool,
+        matched to any ground truth at IoU 0.50, 0.55 … 0.95; ``<kind>/ignored`` (D, 10) bool, matched to an ignored
+        one, so neither right nor wrong. Images and categories are the ids of the annotation file; within an image equal
+        scores stand in the order in which they were matched.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: one has the wrong shape, or names an image that was not scored.
         """
         ids = np.sort(arrays["images"])
         image, gt_image = (_index(ids, arrays[name]) for name in (f"{kind}/image", "gt_image"))
@@ -58,14 +67,7 @@ class Detections:
             own = own[_rank_within(image[own]) < MAX_DETECTIONS]
             own = own[np.argsort(-score[own], kind="stable")]  # equal scores stay in the order of the images
             truth = np.bincount(gt_image[counted & (arrays["gt_category"] == name)], minlength=len(ids))
-            classes.append(
-                ClassMatches(
-                    image[own],
-                    [np.flatnonzero(matched[own, t] & ~ignored[own, t]) for t in range(THRESHOLDS)],
-                    [np.flatnonzero(ignored[own, t]) for t in range(THRESHOLDS)],
-                    truth,
-                )
-            )
+            classes.append(ClassMatches(image[own], matched[own] & ~ignored[own], ignored[own], truth))
         return cls(len(ids), classes)
 
 
@@ -74,43 +76,58 @@ def average_precision(
 ) -> np.ndarray:
     """Mean AP (0..1) over thresholds and over the classes with ground truth: weights (R, images) -> (R,).
 
-    NaN where a weighting leaves no ground truth at all.
+    Weights are whole numbers. NaN where a weighting leaves no ground truth at all.
     """
     weights = np.ones((1, detections.images)) if weights is None else weights
-    total, present = np.zeros(len(weights)), np.zeros(len(weights))
+    parts = [np.ascontiguousarray(weights[start : start + DRAWS].T) for start in range(0, len(weights), DRAWS)]
+    return np.concatenate([_mean_ap(detections, part, thresholds) for part in parts])
+
+
+def _mean_ap(detections: Detections, weights: np.ndarray, thresholds: slice) -> np.ndarray:
+    """Mean AP of weights (images, R): (R,)."""
+    total, present = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
     for matches in detections.classes:
-        ap = np.concatenate([_class_ap(matches, part, thresholds) for part in _bounded(weights, len(matches.image))])
-        total += np.nan_to_num(ap)
-        present += np.isfinite(ap)
+        positives = matches.truth @ weights  # (R,): what is to be found
+        total += np.where(positives > 0, _class_ap(matches, weights, positives, thresholds), 0)
+        present += positives > 0
     return total / np.where(present, present, np.nan)
 
 
-def _class_ap(matches: ClassMatches, weights: np.ndarray, thresholds: slice) -> np.ndarray:
-    """AP of one class, averaged over thresholds: weights (R, images) -> (R,), NaN where nothing is to be
-    found.
+def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray, thresholds: slice) -> np.ndarray:
+    """AP of one class, averaged over T thresholds: weights (images, R), positives (R,) -> (R,).
+
+    Walks from the lowest score to the highest, for all R draws at once: numpy is fastest along them. So the envelope of
+    precision is a running maximum, and precision only rises at a hit.
     """
-    positives = weights @ matches.truth  # (R,)
-    with np.errstate(divide="ignore", invalid="ignore"):  # no positives: replaced by NaN below
-        drawn = weights[:, matches.image]  # (R, D): how often each detection counts
-        seen = np.cumsum(drawn, axis=1)
-        found = []
-        for right, ignored in list(zip(matches.right, matches.ignored, strict=True))[thresholds]:
-            hits = np.cumsum(drawn[:, right], axis=1)  # (R, hits)
-            skipped = np.pad(np.cumsum(drawn[:, ignored], axis=1), ((0, 0), (1, 0)))  # (R, ignored + 1)
-            judged = seen[:, right] - skipped[:, np.searchsorted(ignored, right)]
-            precision = hits / (judged + np.spacing(1))  # the same guard against 0/0 as COCOeval
-            # Precision only rises at a hit, so its envelope over all ranks is its envelope over the hits.
-            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            # Every recall point is charged to the hit that first reaches it.
-            reached = np.searchsorted(RECALL_POINTS, hits / positives[:, None], side="right")
-            found.append((envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALL_POINTS))
-    return np.where(positives > 0, np.mean(found, axis=0), np.nan)
-
-
-def _bounded(weights: np.ndarray, detections: int) -> list[np.ndarray]:
-    """The rows of ``weights`` in parts small enough that (rows, detections) takes at most 32 MB."""
-    rows = max(1, 4_000_000 // max(1, detections))
-    return [weights[start : start + rows] for start in range(0, len(weights), rows)]
+    right, ignored = matches.right[:, thresholds], matches.ignored[:, thresholds]  # (D, T)
+    last = np.flatnonzero(right.any(axis=1))[-1:].sum() + right.any()  # what scores lower changes nothing
+    image, right, ignored = matches.image[:last].tolist(), right[:last], ignored[:last]
+    counted = np.concatenate([right.T, ignored.T, np.ones((1, last), bool)])  # (2 T + 1, D)
+    counts = np.stack([np.bincount(matches.image[:last][one], minlength=len(weights)) for one in counted])
+    hits, skipped, (seen,) = np.split(counts @ weights, [len(right.T), 2 * len(right.T)])  # (T, R), (T, R), (R,)
+    # How many recall points so many hits reach, for each draw: (hits, R)
+    recall = np.arange(positives.max() + 1)[:, None] / np.maximum(positives, 1)
+    reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(float)
+    reached[0] = 0  # without a hit there is no precision, though recall 0 is reached
+    columns = np.arange(len(positives))
+    points, best, total = reached[hits.astype(int), columns], np.zeros_like(hits), np.zeros(len(positives))
+    is_hit, is_ignored = right.any(axis=1).tolist(), ignored.any(axis=1).tolist()
+    for rank in reversed(range(last)):
+        drawn = weights[image[rank]]  # (R,)
+        if is_hit[rank]:
+            own = np.flatnonzero(right[rank])
+            precision = hits[own] / (seen - skipped[own] + np.spacing(1))  # the same guard against 0/0 as COCOeval
+            best[own] = envelope = np.maximum(best[own], precision)
+            hits[own] = before = hits[own] - drawn
+            below = reached.take((before * len(columns) + columns).astype(int))
+            total += np.einsum(
+                "tr,tr->r", envelope, points[own] - below
+            )  # recall points that this hit is first to reach
+            points[own] = below
+        if is_ignored[rank]:
+            skipped[ignored[rank]] -= drawn
+        seen -= drawn
+    return total / len(RECALL_POINTS) / len(hits)
 
 
 def _rank_within(groups: np.ndarray) -> np.ndarray:

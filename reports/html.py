@@ -11,42 +11,34 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from selfpatch.reports.ablation import Ablation, shown_table
-from selfpatch.reports.compare import Difference
-from selfpatch.reports.load import Record, arch_name
-from selfpatch.reports.tables import (
-    Row,
-    Table,
-    delta_sign,
-    delta_text,
-    head_names,
-    row_head,
-    score_text,
-)
+from selfpatch.reports.record import Record
+from selfpatch.reports.sheet import Sheet
+from selfpatch.reports.tables import Table
+
+Plots = list[tuple[str, bytes]]  # name and PNG
 
 
 @dataclass
 class Section:
-    """What the page shows of one comparison: its table, plots (name, PNG), bootstraps by row, and notes on them."""
+    """What the page shows of one comparison: its table, the records behind it, plots, and notes on them."""
 
     table: Table
     records: list[Record]
-    plots: list[tuple[str, bytes]] = field(default_factory=list)
-    differences: list[tuple[Row, Difference]] = field(default_factory=list)
+    plots: Plots = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def protocol(self) -> dict[str, Any]:
         """Parameters of the protocol that all the section's records share."""
-        return self.records[0]["protocol"].get("parameters") or {}
+        return self.records[0].protocol.parameters
 
     def per_class(self) -> dict[str, pd.DataFrame]:
         """Per-class metrics: metric → a row per class, a column per record's method and architecture."""
         found: dict[str, dict[str, dict[str, float]]] = {}
         for record in self.records:
-            seed = "" if record.get("seed") is None else f", seed {record['seed']}"
-            column = f"{record['method']} {arch_name(record)}{seed} ({record['checkpoint_sha256'][:6]})"
-            for name, value in record["metrics"].items():
+            seed = "" if record.seed is None else f", seed {record.seed}"
+            column = f"{record.method} {record.arch_name}{seed} ({record.checkpoint_sha256[:6]})"
+            for name, value in record.metrics.items():
                 metric, slash, label = name.partition("/")
                 if slash:
                     found.setdefault(metric, {}).setdefault(column, {})[label] = value
@@ -54,44 +46,36 @@ class Section:
 
 
 def render_page(
-    overview: Table,
-    sections: Sequence[Section],
-    ablations: Sequence[tuple[Ablation, list[tuple[str, bytes]]]],
-    published: Mapping[str, pd.DataFrame],
+    overview: Sheet | None,
+    sections: Sequence[tuple[Section, Sheet, Sheet | None]],
+    ablations: Sequence[tuple[Sheet, Plots]],
+    published: Sequence[Sheet],
     records: Sequence[Record],
     made: str,
 ) -> str:
-    """The page as text; ``ablations`` are pairs of a table and its plots, ``made`` the date to show."""
+    """The page as text.
+
+    Args:
+        overview: the benchmarks side by side; None where there is one alone.
+        sections: each with its table and its bootstraps, as they are shown.
+        ablations: each with its plots.
+        published: tables of others' figures.
+        records: what it was all made from.
+        made: the date to show.
+    """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["png"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         overview=overview,
-        heading_groups=heading_groups(overview),
         sections=sections,
-        ablations=[(ablation, *shown_table(ablation), plots) for ablation, plots in ablations],
+        ablations=ablations,
         published=published,
-        records=[{**record, "arch_name": arch_name(record)} for record in records],
-        miniature=sum(bool(record.get("miniature")) for record in records),
+        records=records,
+        miniature=sum(record.miniature for record in records),
         made=made,
-        head_names=head_names,
-        row_head=row_head,
-        score_text=score_text,
-        delta_text=delta_text,
-        delta_sign=delta_sign,
         lines_of=lines_of,
     )
-
-
-def heading_groups(table: Table) -> list[tuple[str, int]]:
-    """The groups above a table's columns with how many columns each spans."""
-    spans: list[tuple[str, int]] = []
-    for group, _ in table.headings:
-        if spans and spans[-1][0] == group:
-            spans[-1] = (group, spans[-1][1] + 1)
-        else:
-            spans.append((group, 1))
-    return spans
 
 
 def lines_of(value: Any) -> list[str]:

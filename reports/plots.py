@@ -1,7 +1,6 @@
 """Plots of comparisons, sweeps and videos; drawn on figures of their own, without pyplot's global state.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers and labels repeat what colour
-says.
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers and labels repeat what colour says.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from selfpatch.pretrain.files import atomic_path
 from selfpatch.reports.ablation import Ablation, short_names
-from selfpatch.reports.compare import Difference
 from selfpatch.reports.tables import Row, Table, delta_text, score_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -41,97 +40,68 @@ STYLE = {
 }
 
 
-def bars(
-    table: Table, column: object, metric: str, differences: Mapping[int, Difference], colours: Mapping[str, str]
-) -> Figure:
+def bars(table: Table, column: str, colours: Mapping[str, str]) -> Figure:
     """A bar per row; where the table has differences, beside it each one with its 95 % interval.
 
-    ``differences`` maps a row's index to its bootstrap; a row without one gets its difference as a bare
-    point.
+    A row without a bootstrap gets its difference as a bare point.
     """
-    rows = [row for row in table.rows if column in row.cells and np.isfinite(row.cells[column].mean)]
-    has_deltas = any(row.cells[column].delta is not None for row in rows)
+    rows = [row for row in table.rows if np.isfinite(table.mean.at[row, column])]
+    deltas = {row: table.delta(row, column) for row in rows}
+    has_deltas = bool(np.isfinite(list(deltas.values())).any())
     with matplotlib.rc_context(STYLE):
         names = [_row_name(table, row) for row in rows]
         lines = max(name.count("\n") + 1 for name in names)
         figure = _figure(9.0 if has_deltas else 7.5, 1.3 + max(0.36, 0.17 * lines) * len(rows))
         left, *right = figure.subplots(1, 2 if has_deltas else 1, sharey=True, squeeze=False)[0]
-        means = [row.cells[column].mean for row in rows]
-        spreads = [row.cells[column].std or 0.0 for row in rows]
         places = np.arange(len(rows))
-        left.barh(places, means, height=0.62, color=[colours[row.method] for row in rows])
-        spread = [place for place in places if spreads[place]]
-        if spread:
-            left.errorbar(
-                [means[i] for i in spread],
-                spread,
-                xerr=[spreads[i] for i in spread],
-                fmt="none",
-                ecolor="black",
-                capsize=2,
-            )
-        for place, row in enumerate(rows):
-            text = score_text(row.cells[column], with_n=True)
-            left.annotate(
-                text,
-                (means[place] + spreads[place], place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
+        means, stds, counts = (frame.loc[rows, column] for frame in (table.mean, table.std, table.n))
+        spreads = stds.fillna(0)
+        shades = [colours[row.method] for row in rows]
+        whiskers = {"xerr": spreads.where(spreads > 0), "error_kw": {"ecolor": "black", "capsize": 2}}
+        left.barh(places, means, height=0.62, color=shades, **(whiskers if spreads.any() else {}))
+        for place, (mean, std, n) in enumerate(zip(means, stds, counts, strict=True)):
+            _label(
+                left, score_text(mean, std, n, with_n=True), (mean + spreads.iloc[place], place), (4, 0), va="center"
             )
         left.set_yticks(places, names)
         left.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
-        left.set_xlim(
-            0, max([*means, 1e-9]) * (1.5 if any(row.cells[column].n > 1 for row in rows) else 1.2)
-        )  # for the figures
-        left.set(xlabel=f"{metric} (per cent)")
+        room = 1.5 if (counts > 1).any() else 1.2  # for the figures
+        left.set_xlim(0, max([*means, 1e-9]) * room)
+        left.set(xlabel=f"{column} (per cent)")
         _title(figure, table.title)
         left.grid(axis="y", visible=False)
         if right:
-            _delta_panel(right[0], table, rows, column, metric, differences, colours)
+            _delta_panel(right[0], table, deltas, column, colours)
     return figure
 
 
 def _delta_panel(
-    axes: Axes,
-    table: Table,
-    rows: list[Row],
-    column: object,
-    metric: str,
-    differences: Mapping[int, Difference],
-    colours: Mapping[str, str],
+    axes: Axes, table: Table, deltas: Mapping[Row, float], column: str, colours: Mapping[str, str]
 ) -> None:
     units = set()
-    for place, row in enumerate(rows):
-        cell, difference = row.cells[column], differences.get(table.rows.index(row))
-        if cell.delta is None:
+    for place, (row, delta) in enumerate(deltas.items()):
+        if not np.isfinite(delta):
             continue
-        colour = colours[row.method]
+        difference = table.differences.get((row, column))
         if difference is not None:
-            axes.plot(
-                [difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt"
-            )
-            units.add(f"over {difference.units} {difference.unit}s")
-        axes.plot(cell.delta, place, "o", color=colour, markersize=6)
+            span = [difference.low, difference.high]
+            axes.plot(span, [place, place], color=colours[row.method], linewidth=2, solid_capstyle="butt")
+            units.add(f"over {difference.drawn.rpartition(',')[0]}")
+        axes.plot(delta, place, "o", color=colours[row.method], markersize=6)
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the line at zero must not strike a label
-        axes.annotate(
-            delta_text(cell),
-            (cell.delta, place),
-            (0, 6),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            bbox=plate,
-        )
+        _label(axes, delta_text(delta), (delta, place), (0, 6), ha="center", bbox=plate)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.tick_params(axis="y", left=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.1)
-    baseline = next(row.method for row in table.rows if row.is_baseline)
     interval = f"\n95 % interval, paired bootstrap\n{' / '.join(sorted(units))}" if units else ""
-    axes.set(xlabel=f"Δ {metric} to {baseline} (points){interval}")
+    axes.set(xlabel=f"Δ {column} to {table.baseline} (points){interval}")
     axes.grid(axis="y", visible=False)
+
+
+def _label(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
+    """A text beside a point of the data, ``offset`` in points of print."""
+    axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, **style)
 
 
 def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
@@ -168,9 +138,7 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
             )
             if not others:
                 for place, score in zip(x, y, strict=True):
-                    axes.annotate(
-                        f"{score:.1f}", (place, score), (0, 6), textcoords="offset points", ha="center", fontsize=8
-                    )
+                    _label(axes, f"{score:.1f}", (place, score), (0, 6), ha="center")
         axes.set_xticks(range(len(values)), values)
         if slanted:
             axes.tick_params(axis="x", labelrotation=30, labelsize=8)
@@ -186,12 +154,16 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
     return figure
 
 
-def sequences(
-    title: str, scores: Mapping[str, Mapping[str, float]], reference: str, colours: Mapping[str, str]
+def units(
+    title: str,
+    metric: str,
+    scores: Mapping[str, Mapping[str, float]],
+    reference: str,
+    colours: Mapping[str, str],
 ) -> Figure:
-    """J&F of every sequence for each row (``{row: {sequence: per cent}}``).
+    """A metric of every unit, such as J&F of each sequence, for each row (``{row: {unit: per cent}}``).
 
-    Sequences are ordered by the gain of the row with the best mean over the row ``reference``.
+    Units are ordered by the gain of the row with the best mean over the row ``reference``.
     """
     others = [row for row in scores if row != reference]
     top = max(others, key=lambda row: sum(scores[row].values()))
@@ -209,10 +181,7 @@ def sequences(
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         _title(figure, title)
-        axes.set(
-            xlabel="J&F (per cent), mean of a sequence's objects; ordered by\n"
-            + _wrapped(f"{top} minus {reference}", 80)
-        )
+        axes.set(xlabel=f"{metric} (per cent) of each unit; ordered by\n" + _wrapped(f"{top} minus {reference}", 80))
         _legend(figure, axes)
     return figure
 
@@ -261,7 +230,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _row_name(table: Table, row: Row) -> str:
-    epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs else ""
+    epochs = f", {row.epochs} ep" if table.shows_epochs and row.epochs > 0 else ""
     return f"{_wrapped(row.label, 36)}\n{row.arch}{epochs}"
 
 

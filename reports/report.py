@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import re
 import sys
@@ -10,24 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table as RichTable
-from rich.text import Text
-from tabulate import tabulate
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.reports import ablation, plots
-from selfpatch.reports.compare import Difference, add_arguments, compare, sequence_scores
-from selfpatch.reports.compare import Progress as Callback
-from selfpatch.reports.html import Section, render_page
-from selfpatch.reports.load import (
-    Record,
+from selfpatch.reports.bootstrap import Progress as Callback
+from selfpatch.reports.bootstrap import add_arguments, check_arguments, unit_scores
+from selfpatch.reports.frames import (
     load_published,
     load_records,
     load_sweep,
@@ -35,16 +32,22 @@ from selfpatch.reports.load import (
     records_frame,
     scored_records,
 )
+from selfpatch.reports.html import Plots, Section, render_page
+from selfpatch.reports.metrics import resolve
+from selfpatch.reports.record import Record
+from selfpatch.reports.sheet import Sheet, to_markdown, to_rich
 from selfpatch.reports.tables import (
-    HEADLINE,
+    Row,
     Table,
-    baseline_row,
+    add_differences,
+    bootstrap_frame,
+    bootstrap_sheet,
     comparison_csv,
     comparison_tables,
     overview_table,
-    published_tables,
-    to_markdown,
-    to_rich,
+    published_sheets,
+    remarks,
+    to_sheet,
 )
 
 DESCRIPTION = """Turn the records of evaluations into comparison tables, plots and one HTML page.
@@ -59,6 +62,33 @@ example: tools/report.sh --sweep work_dirs/sweeps/neighbours/sweep.json"""
 PUBLISHED_NOTE = "Quoted from the sources named, not measured here; never ranked with the rows above."
 
 
+@dataclass
+class Report:
+    """All that is printed and written: tables as they are shown, with their plots."""
+
+    overview: Sheet | None  # None where there is one benchmark alone
+    sections: list[tuple[Section, Sheet, Sheet | None]]  # with its bootstraps, if any
+    ablations: list[tuple[Sheet, Plots]]
+    published: list[Sheet]
+
+    def sheets(self) -> list[Sheet]:
+        """The measured tables in the order of the report."""
+        shown = [self.overview] if self.overview else []
+        for _, sheet, bootstraps in self.sections:
+            shown += [sheet, bootstraps] if bootstraps else [sheet]
+        return [*shown, *(sheet for sheet, _ in self.ablations)]
+
+    def plots(self) -> dict[str, bytes]:
+        """File name → PNG for every plot."""
+        titled = [(section.table.title, section.plots) for section, *_ in self.sections]
+        titled += [(sheet.title, pngs) for sheet, pngs in self.ablations]
+        return {f"{slug(title)}-{slug(name)}.png": png for title, pngs in titled for name, png in pngs}
+
+    def notes(self) -> list[str]:
+        """What could not be compared or drawn."""
+        return [note for section, *_ in self.sections for note in section.notes]
+
+
 def main(argv: Sequence[str]) -> None:
     """Print the tables and write report.md, report.csv, comparison.csv, bootstrap.csv, plots/ and report.html."""
     args = parse(argv)
@@ -68,36 +98,27 @@ def main(argv: Sequence[str]) -> None:
         print(note, file=sys.stderr)
     sweeps = [load_sweep(path) for path in args.sweep]
     frame = records_frame(records)
-    tables = comparison_tables(frame, args.baseline)
-    if args.baseline and args.baseline not in set(frame["method"]):
-        known = ", ".join(sorted(set(frame["method"])))
-        print(
-            f"no record of the baseline {args.baseline}: tables show no differences (methods here: {known})",
-            file=sys.stderr,
-        )
-        tables = comparison_tables(frame, None)
+    known = sorted(set(frame["method"]))
+    if args.baseline and args.baseline not in known:
+        told = f"tables show no differences (methods here: {', '.join(known)})"
+        print(f"no record of the baseline {args.baseline}: {told}", file=sys.stderr)
         args.baseline = None
-    overview = overview_table(tables, args.baseline)
-    by_path = {record["path"]: record for record in records}
-    colours = plots.method_colours(row.method for row in overview.rows)
-    with progress_bar() as progress:
-        sections = [make_section(table, by_path, colours, args, progress) for table in tables]
-    ablations = [(one, ablation_plots(one)) for sweep in sweeps for one in ablation.ablation_tables(sweep)]
-    published = published_tables(load_published(), [table.group["task"] for table in tables])
-    out = Path(args.out)
-    named = name_plots(sections, ablations)
-    for name, png in named.items():
+    tables = comparison_tables(frame, args.baseline)
+    report = make_report(tables, records, sweeps, args)
+    out, images = Path(args.out), report.plots()
+    for name, png in images.items():
         plots.save(png, out / "plots" / name)
     write_text(out / "report.csv", frame.to_csv(index=False))
     write_text(out / "comparison.csv", comparison_csv(tables).to_csv(index=False))
-    write_text(out / "bootstrap.csv", bootstrap_frame(sections).to_csv(index=False))
-    write_text(out / "report.md", markdown(overview, sections, ablations, published, list(named)))
-    written = ["report.md", "report.csv", "comparison.csv", "bootstrap.csv", f"plots/ ({len(named)})"]
+    write_text(out / "bootstrap.csv", bootstrap_frame(tables).to_csv(index=False))
+    write_text(out / "report.md", markdown(report, list(images)))
+    written = ["report.md", "report.csv", "comparison.csv", "bootstrap.csv", f"plots/ ({len(images)})"]
     if args.html:
         made = datetime.datetime.now().isoformat(sep=" ", timespec="minutes")
-        write_text(out / "report.html", render_page(overview, sections, ablations, published, records, made))
+        page = render_page(report.overview, report.sections, report.ablations, report.published, records, made)
+        write_text(out / "report.html", page)
         written.insert(0, "report.html")
-    print_report(overview, sections, [one for one, _ in ablations], published)
+    print_report(report)
     print(f"written to {out}: {', '.join(written)}")
 
 
@@ -113,82 +134,78 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html")
     add_arguments(parser)
     args = parser.parse_args(argv)
-    if args.resamples is not None and args.resamples < 1:
-        raise UserError(f"--resamples must be at least 1, not {args.resamples}")
+    check_arguments(args)
     raise_unless_writable(args.out, "--out")
     if args.baseline.lower() == "none":
         args.baseline = None
     return args
 
 
-def make_section(
-    table: Table, by_path: dict[str, Record], colours: dict[str, str], args: argparse.Namespace, progress: Progress
-) -> Section:
-    """The bootstraps and plots of one table; what cannot be bootstrapped is said in the section's notes."""
-    section = Section(table, [by_path[path] for row in table.rows for path in row.records])
-    for metric in headline(table):
-        found: dict[int, Difference] = {}
-        for index, row in enumerate(table.rows):
-            reference = (
-                None if args.baseline is None or row.is_baseline else baseline_row(table.rows, row, args.baseline)
-            )
-            if reference is None:
-                continue
-            sides = [[by_path[path] for path in one.records] for one in (row, reference)]
-            if not all(record.get("units") for side in sides for record in side):
-                continue
-            try:
-                with bar(progress, f"bootstrap {metric}, {row.label}") as step:
-                    found[index] = compare(*sides, metric, args.resamples, args.bootstrap_seed, progress=step)
-            except UserError as error:
-                section.notes.append(f"No bootstrap of {metric} for {row.label} {row.arch}: {error}.")
-        section.differences += [(table.rows[index], one) for index, one in found.items()]
-        section.plots.append((metric, plots.png_bytes(plots.bars(table, metric, metric, found, colours))))
-    if table.group["task"] == "davis":
-        section.plots += sequence_plots(table, by_path, colours, section.notes)
-    return section
+def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], args: argparse.Namespace) -> Report:
+    """Bootstraps, plots and sheets of all tables; what cannot be bootstrapped is said in a section's notes."""
+    colours = plots.method_colours(row.method for table in tables for row in table.rows)
+    sections = []
+    with progress_bar() as progress:
+        for table in tables:
+            paths = [path for row in table.rows for path in table.records[row]]
+            section = Section(table, [record for path in paths for record in records if str(record.path) == path])
+            step = partial(bar, progress)
+            section.notes += add_differences(table, section.records, args.resamples, args.bootstrap_seed, step)
+            table.notes += remarks(table, section.records)
+            section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
+            section.plots += unit_plots(table, section, colours)
+            sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
+    ablations = [one for sweep in sweeps for one in ablation.ablation_tables(sweep)]
+    return Report(
+        to_sheet(overview_table(tables, args.baseline)) if len(tables) > 1 else None,
+        sections,
+        [(ablation.to_sheet(one), ablation_plots(one)) for one in ablations],
+        published_sheets(load_published(), list(dict.fromkeys(record.title for record in records))),
+    )
 
 
-def headline(table: Table) -> list[str]:
-    """The metrics of a table that are plotted and bootstrapped."""
-    return [name for name in HEADLINE.get(table.group["task"], table.columns[:1]) if name in table.columns]
+def unit_plots(table: Table, section: Section, colours: dict[str, str]) -> Plots:
+    """One plot per architecture and pretraining length with two rows or more that scored the same named units.
 
-
-def sequence_plots(
-    table: Table, by_path: dict[str, Record], colours: dict[str, str], notes: list[str]
-) -> list[tuple[str, bytes]]:
-    """One plot per architecture and pretraining length with two rows or more that scored the same sequences.
-
-    A row whose values of each sequence cannot be had is left out, and ``notes`` gets a line that says so.
+    A row whose values of each unit cannot be had is left out, and the section gets a line that says so.
     """
-    scored: dict[int, dict[str, float]] = {}  # a row's place → J&F of each sequence
-    for place, row in enumerate(table.rows):
-        record = by_path[row.records[0]]  # of several seeds the first
+    records, scored = {str(record.path): record for record in section.records}, {}  # row → score of each unit
+    for row in table.rows:
+        record = records[table.records[row][0]]  # of several seeds the first
         try:
-            if record.get("units"):
-                scored[place] = sequence_scores(record)
+            if record.units and record.measure and resolve(record.measure).named:
+                scored[row] = unit_scores(record, table.headline[0])
         except UserError as error:
-            notes.append(f"No plot of sequences for {row.label} {row.arch}: {error}.")
-    result = []
-    trained = sorted({(row.arch, row.epochs) for row in table.rows if row.epochs}, key=str)
-    for arch, epochs in trained or sorted({(row.arch, None) for row in table.rows}):
-        places = [place for place in scored if table.rows[place].arch == arch]
-        rows = {place: table.rows[place] for place in places if table.rows[place].epochs in (epochs, 0, None)}
-        if len(rows) > 1 and len({frozenset(scored[place]) for place in rows}) == 1:
-            labels = Counter(row.label for row in rows.values())  # rows of one label differ in their length
-            lengths = {place: f", {row.epochs or 'unknown'} epochs" for place, row in rows.items()}
-            names = {place: row.label + lengths[place] * (labels[row.label] > 1) for place, row in rows.items()}
-            baseline = next((place for place, row in rows.items() if row.is_baseline), next(iter(rows)))
-            length = f", {epochs} epochs" if table.shows_epochs and epochs else ""
-            title = f"{arch}{length} on {table.group['dataset']}"
-            scores = {names[place]: scored[place] for place in rows}
-            shades = {names[place]: colours[row.method] for place, row in rows.items()}
-            png = plots.png_bytes(plots.sequences(title, scores, names[baseline], shades))
-            result.append((f"sequences {arch}{length}", png))
-    return result
+            section.notes.append(f"No plot of units for {row.label} {row.arch}: {error}.")
+    lengths = {(row.arch, row.epochs) for row in table.rows if row.epochs > 0}
+    groups = sorted(lengths) or sorted({(row.arch, 0) for row in table.rows})
+    made = [(arch, epochs, unit_plot(table, arch, epochs, scored, colours)) for arch, epochs in groups]
+    several = table.shows_epochs
+    return [(f"units {arch}{length_text(epochs) * several}", png) for arch, epochs, png in made if png]
 
 
-def ablation_plots(one: ablation.Ablation) -> list[tuple[str, bytes]]:
+def unit_plot(
+    table: Table, arch: str, epochs: int, scored: dict[Row, dict[str, float]], colours: dict[str, str]
+) -> bytes | None:
+    """The plot of one architecture and pretraining length; None where fewer than two rows share their units."""
+    rows = [row for row in scored if row.arch == arch and (row.epochs == epochs or row.epochs <= 0)]
+    if len(rows) < 2 or len({frozenset(scored[row]) for row in rows}) > 1:
+        return None
+    labels = Counter(row.label for row in rows)  # rows of one label differ in their length
+    names = {row: row.label + length_text(row.epochs) * (labels[row.label] > 1) for row in rows}
+    baseline = next((row for row in rows if table.is_baseline(row)), rows[0])
+    title = f"{arch}{length_text(epochs) * (table.shows_epochs and epochs > 0)} on {table.group['dataset']}"
+    scores = {names[row]: scored[row] for row in rows}
+    shades = {names[row]: colours[row.method] for row in rows}
+    return plots.png_bytes(plots.units(title, table.headline[0], scores, names[baseline], shades))
+
+
+def length_text(epochs: int) -> str:
+    """How long a row was pretrained, as it follows a name."""
+    return f", {epochs if epochs > 0 else 'unknown'} epochs"
+
+
+def ablation_plots(one: ablation.Ablation) -> Plots:
     """A curve per metric and axis with at least two values that were scored."""
     return [
         (f"{metric} against {axis}", plots.png_bytes(plots.curve(one, metric, axis)))
@@ -198,114 +215,31 @@ def ablation_plots(one: ablation.Ablation) -> list[tuple[str, bytes]]:
     ]
 
 
-def name_plots(sections: Sequence[Section], ablations: Sequence[tuple]) -> dict[str, bytes]:
-    """File name → PNG for every plot of the report."""
-    titled = [(section.table.title, section.plots) for section in sections]
-    titled += [(one.title, pngs) for one, pngs in ablations]
-    return {f"{slug(title)}-{slug(name)}.png": png for title, pngs in titled for name, png in pngs}
-
-
 def slug(text: str) -> str:
     """``text`` as a file name: letters, digits and single dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("@", "-v")).strip("-")
 
 
-def print_report(
-    overview: Table,
-    sections: Sequence[Section],
-    ablations: Sequence[ablation.Ablation],
-    published: dict[str, pd.DataFrame],
-) -> None:
+def print_report(report: Report) -> None:
     """Print every table; into a pipe with room for the widest."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
-    for table in [*([overview] if len(sections) > 1 else []), *(section.table for section in sections)]:
-        console.print(to_rich(table))
-    lines = bootstrap_lines(sections)
-    if lines:
-        console.print("[bold]Is the difference more than chance?[/bold] (paired bootstrap)")
-        for line in lines:
-            console.print(f"  {line}", markup=False)
-        console.print()
-    for note in (note for section in sections for note in section.notes):
+    for sheet in report.sheets():
+        console.print(to_rich(sheet))
+    for note in report.notes():
         console.print(note, markup=False)
-    for one in ablations:
-        heads, texts, marks = ablation.shown_table(one)
-        console.print(frame_table(one.title, heads, texts, marks), "")
-    for title, frame in published.items():
-        console.print(frame_table(f"Published: {title}", list(frame.columns), published_texts(frame), None), "")
-    if published:
+    for sheet in report.published:
+        console.print(to_rich(dataclasses.replace(sheet, title=f"Published: {sheet.title}")))
+    if report.published:
         console.print(PUBLISHED_NOTE, markup=False)
 
 
-def frame_table(title: str, heads: list[str], texts: list[list[str]], marks: list[list[bool]] | None) -> RichTable:
-    """A plain table for the terminal; marked texts are bold. No text is taken for markup, whatever brackets it has."""
-    grid = RichTable(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for head in heads:
-        grid.add_column(Text(head))
-    for index, line in enumerate(texts):
-        marked = marks[index] if marks else [False] * len(line)
-        grid.add_row(*(Text(text, style="bold" * mark) for text, mark in zip(line, marked, strict=True)))
-    return grid
-
-
-def published_texts(frame: pd.DataFrame) -> list[list[str]]:
-    """Published rows as text, with a dash where nothing was published."""
-    return [["–" if pd.isna(value) else str(value) for value in line] for line in frame.itertuples(index=False)]
-
-
-def bootstrap_lines(sections: Sequence[Section]) -> list[str]:
-    """One sentence per bootstrapped difference."""
-    return [
-        f"{section.table.group['dataset']}, {section.table.group['protocol']}: {row.label} {row.arch} "
-        f"{one.metric} {one.delta:+.2f} ({one.low:+.2f} … {one.high:+.2f}), above zero in {100 * one.above:.1f} % "
-        f"of {one.resamples} draws of {one.units} {one.unit}s"
-        for section in sections
-        for row, one in section.differences
-    ]
-
-
-def bootstrap_frame(sections: Sequence[Section]) -> pd.DataFrame:
-    """Every bootstrapped difference as a row of ``bootstrap.csv``."""
-    lines = [
-        section.table.group
-        | {"method": row.method, "arch": row.arch, "pretrain_epochs": row.epochs, "variant": row.variant}
-        | {
-            "metric": one.metric,
-            "value": one.a,
-            "baseline": one.b,
-            "delta": one.delta,
-            "low": one.low,
-            "high": one.high,
-        }
-        | {"above_zero": one.above, "resamples": one.resamples, "unit": one.unit, "units": one.units}
-        for section in sections
-        for row, one in section.differences
-    ]
-    return pd.DataFrame(lines)
-
-
-def markdown(
-    overview: Table,
-    sections: Sequence[Section],
-    ablations: Sequence[tuple],
-    published: dict[str, pd.DataFrame],
-    images: list[str],
-) -> str:
+def markdown(report: Report, images: list[str]) -> str:
     """The whole report as GitHub Markdown; plots are linked."""
-    parts = ["# Comparison of self-supervised backbones\n"]
-    parts += [to_markdown(overview)] if len(sections) > 1 else []
-    parts += [to_markdown(section.table) for section in sections]
-    if lines := bootstrap_lines(sections):
-        parts.append("### Is the difference more than chance?\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
-    parts += [f"{note}\n" for section in sections for note in section.notes]
-    parts += [ablation.to_markdown(one) for one, _ in ablations]
+    parts = ["# Comparison of self-supervised backbones\n", *map(to_markdown, report.sheets())]
+    parts += [f"{note}\n" for note in report.notes()]
     parts += [f"![{name}](plots/{name})\n" for name in images]
-    if published:
-        parts.append(f"## Published figures\n\n{PUBLISHED_NOTE}\n")
-    for title, frame in published.items():
-        grid = tabulate(published_texts(frame), list(frame.columns), tablefmt="pipe", disable_numparse=True)
-        parts.append(f"### {title}\n\n{grid}\n")
-    return "\n".join(parts)
+    parts += [f"## Published figures\n\n{PUBLISHED_NOTE}\n"] * bool(report.published)
+    return "\n".join([*parts, *map(to_markdown, report.published)])
 
 
 @contextmanager

@@ -5,67 +5,34 @@ One table per task, dataset and protocol: rows of different protocols or data ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.align import Align
-from rich.console import Group
-from rich.table import Table as RichTable
-from rich.text import Text
-from tabulate import tabulate
 
-from selfpatch.reports.load import GROUP, ROW
+from selfpatch.pretrain.cli import UserError
+from selfpatch.reports import metrics
+from selfpatch.reports.bootstrap import Difference, Progress, compare_records
+from selfpatch.reports.frames import GROUP, ROW
+from selfpatch.reports.record import Record
+from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet, sheet_of
 
-TASKS = {
-    "coco": "COCO instance segmentation",
-    "ade20k": "ADE20K semantic segmentation",
-    "davis": "DAVIS video object segmentation",
-    "knn": "k-NN classification",
-    "linear": "Linear classification",
-}
-# Columns of the overview: what a paper's main table shows of each task.
-HEADLINE = {"coco": ["bbox AP", "mask AP"], "ade20k": ["mIoU"], "davis": ["J&F"], "knn": ["top-1"], "linear": ["top-1"]}
-MINIATURE = "Miniature data: these are no benchmark figures and compare with nothing outside this table."
-TERMINAL_COLOURS = {"gain": "not bold green", "loss": "not bold red", "even": "not bold"}
-NEWLINE = "\n"
 DIGITS = 1  # decimals of a score, as papers print them
+UNKNOWN = -1  # epochs of a checkpoint that does not say how long it was pretrained
+MEASURES = [one for one in vars(metrics).values() if isinstance(one, metrics.Measure)]  # in the order of tables
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Mean over ``n`` seeds, their standard deviation (n > 1), the difference to the baseline row, best of
-    its column.
-    """
-
-    mean: float
-    std: float | None = None
-    n: int = 1
-    delta: float | None = None
-    best: bool = False
-
-
-@dataclass
-class Row:
-    """One method, architecture and pretraining length; ``cells`` by column, ``records`` the paths behind
-    them.
-    """
+class Row(NamedTuple):
+    """One method, architecture, pretraining length and variant: an entry of a table's index."""
 
     method: str
     arch: str
-    epochs: int | None
+    epochs: int
     variant: str
-    cells: dict[Any, Cell]
-    records: list[str] = field(default_factory=list)
-    is_baseline: bool = False
-
-    @property
-    def seeds(self) -> int:
-        """How many records the row averages."""
-        return max(cell.n for cell in self.cells.values())
 
     @property
     def label(self) -> str:
@@ -75,18 +42,49 @@ class Row:
 
 @dataclass
 class Table:
-    """One comparison; ``columns`` are keys of the rows' cells, ``headings`` what stands above them (group,
-    metric).
+    """One comparison: ``mean``, ``std`` and ``n`` over the seeds of each row, frames of rows × columns.
+
+    A column is a metric; of the overview, whose ``group`` is empty, it is (data and protocol, metric).
+
+    Args:
+        title: what stands above it.
+        group: what all its records share (:data:`GROUP`).
+        mean: the scores.
+        std: their standard deviations over seeds; NaN for one.
+        n: how many seeds.
+        lower: columns of which less is better.
+        headline: columns that an overview shows; they are bootstrapped and plotted.
+        records: row -> the paths behind it.
+        baseline: the method that differences are taken to.
+        miniature: whether the data are.
+        notes: lines to stand below it.
+        suffix: tells apart tables of equal names.
+        differences: (row, column) -> its bootstrap against the row's reference.
     """
 
     title: str
     group: dict[str, str]
-    columns: list[Any]
-    headings: list[tuple[str, str]]
-    rows: list[Row]
-    miniature: bool
+    mean: pd.DataFrame
+    std: pd.DataFrame
+    n: pd.DataFrame
+    lower: set[Any]
+    headline: list[Any]
+    records: dict[Row, list[str]]
+    baseline: str | None
+    miniature: bool = False
     notes: list[str] = field(default_factory=list)
-    suffix: str = ""  # tells apart tables of equal names
+    suffix: str = ""
+    differences: dict[tuple[Row, Any], Difference] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows in the order of the table."""
+        return [Row(*row) for row in self.mean.index]
+
+    @property
+    def columns(self) -> list[Any]:
+        """The columns in the order of the table."""
+        return list(self.mean.columns)
 
     @property
     def short(self) -> str:
@@ -95,39 +93,74 @@ class Table:
 
     @property
     def shows_seeds(self) -> bool:
-        """Whether a row is a mean over seeds; the overview says so cell by cell instead, for its columns may differ."""
-        return bool(self.group) and any(row.seeds > 1 for row in self.rows)
+        """Whether a row is a mean over seeds; the overview says so cell by cell, for its columns may differ."""
+        return bool(self.group) and bool((self.n > 1).any(axis=None))
 
     @property
     def shows_epochs(self) -> bool:
         """Whether rows differ in how long they were pretrained."""
-        return len({row.epochs for row in self.rows if row.epochs}) > 1
+        return len({row.epochs for row in self.rows if row.epochs > 0}) > 1
+
+    def is_baseline(self, row: Row) -> bool:
+        """Whether differences are taken to this row."""
+        return row.method == self.baseline
+
+    def reference(self, row: Row) -> Row | None:
+        """The row that ``row`` is measured against: same architecture, same length if several; None if not one."""
+        if self.baseline is None or self.is_baseline(row):
+            return None
+        candidates = [other for other in self.rows if self.is_baseline(other) and other.arch == row.arch]
+        if len(candidates) > 1:
+            candidates = [other for other in candidates if other.epochs == row.epochs]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def delta(self, row: Row, column: Any) -> float:
+        """A score's difference to the baseline; NaN where there is none."""
+        reference = self.reference(row)
+        return float("nan") if reference is None else self.mean.at[row, column] - self.mean.at[reference, column]
+
+    def best(self, column: Any) -> float:
+        """The best score of a column as shown; NaN where nothing is to be better than, or all are equal."""
+        shown = self.mean[column].round(DIGITS).dropna()
+        if shown.nunique() < 2:
+            return float("nan")
+        return float(shown.min() if column in self.lower else shown.max())
+
+    def verdicts(self) -> str:
+        """Who is better than the baseline and what cannot be told, in one line."""
+        if self.baseline is None:
+            return "No baseline: nothing is called better."
+        archs = {row.arch for row in self.rows}
+        found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.rows:
+            if self.is_baseline(row):
+                continue
+            name = f"{row.label} {row.arch}" if len(archs) > 1 else row.label
+            for column in self.headline:
+                if np.isfinite(self.mean.at[row, column]):
+                    difference = self.differences.get((row, column))
+                    verdict = difference.verdict if difference else "no interval"
+                    found[verdict][name].append(column if isinstance(column, str) else f"{column[1]}, {column[0]}")
+        said = [
+            f"{verdict}: " + ", ".join(f"{name} ({'; '.join(where)})" for name, where in found[verdict].items())
+            for verdict in ("better", "worse", "cannot tell", "no interval")
+            if verdict in found
+        ]
+        return f"Against {self.baseline}: {'. '.join(said)}." if said else f"Nothing is compared with {self.baseline}."
 
 
 def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> list[Table]:
-    """One table per task, dataset, split and protocol, in the order COCO, ADE20K, DAVIS, others.
+    """One table per task, dataset, split and protocol, in the order of the measures, then of titles.
 
-    Differences are to the row of method ``baseline`` with the same architecture (and, where there are
-    several, the same pretraining length); a row without one is named in the table's notes. Per-class metrics
-    ('IoU/wall') are left out.
+    Differences are to the row of method ``baseline`` with the same architecture (and, where there are several, the same
+    pretraining length); a row without one is named in the table's notes. Per-class metrics ('IoU/wall') are left out.
     """
     shown = frame[~frame["metric"].str.contains("/", regex=False)]
-    order = list(TASKS)
-    keys = sorted(
-        shown[GROUP].drop_duplicates().itertuples(index=False, name=None),
-        key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key),
-    )
-    tables = []
-    for key in keys:
-        group = dict(zip(GROUP, key, strict=True))
-        part = shown[(shown[GROUP] == pd.Series(group)).all(axis=1)]
-        columns = list(dict.fromkeys(part["metric"]))
-        data = dataset_name(group)
-        title = f"{TASKS.get(group['task'], group['task'])}: {data}, protocol {group['protocol']}"
-        table = Table(title, group, columns, [("", name) for name in columns], [], bool(part["miniature"].any()))
-        table.rows = sort_rows(_rows(part, "metric"), baseline)
-        finish_table(table, baseline)
-        tables.append(table)
+    shown = shown.assign(pretrain_epochs=shown["pretrain_epochs"].fillna(UNKNOWN).astype(int))
+    parts = [(dict(zip(GROUP, key, strict=True)), part) for key, part in shown.groupby(GROUP, sort=True)]
+    rank = {metrics.reference_of(measure, ""): place for place, measure in enumerate(MEASURES)}
+    parts.sort(key=lambda pair: (rank.get(pair[1]["measure"].iloc[0], len(rank)), pair[1]["title"].iloc[0]))
+    tables = [_table(group, part, baseline) for group, part in parts]
     for table in tables:  # same name, other content: say which
         if sum(other.title == table.title for other in tables) > 1:
             table.suffix = f" (data {table.group['fingerprint'][:8]}, parameters {table.group['parameters']})"
@@ -136,91 +169,112 @@ def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> lis
     return tables
 
 
-def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Table:
-    """The three benchmarks side by side: one row per method × architecture, a column group per task and
-    protocol.
+def _table(group: dict[str, str], part: pd.DataFrame, baseline: str | None) -> Table:
+    columns = list(dict.fromkeys(part["metric"]))
+    stats = part.groupby([*ROW, "metric"], sort=False)["value"].agg(["mean", "std", "count"]).unstack("metric")
+    stats = stats.loc[sort_rows(stats.index, baseline)]
+    headline = [name for name in columns if part.loc[part["metric"] == name, "headline"].any()]
+    title = f"{part['title'].iloc[0]}: {dataset_name(group)}, protocol {group['protocol']}"
+    records = {Row(*key): list(dict.fromkeys(own)) for key, own in part.groupby(ROW, sort=False)["record"]}
+    lower = set(part.loc[part["lower"], "metric"])
+    frames = (stats[name].reindex(columns=columns) for name in ("mean", "std", "count"))
+    table = Table(title, group, *frames, lower, headline or columns[:1], records, baseline)
+    table.miniature = bool(part["miniature"].any())
+    table.notes = _notes(table) + [MINIATURE] * table.miniature
+    return table
+
+
+def add_differences(
+    table: Table,
+    records: Sequence[Record],
+    resamples: int | None = None,
+    seed: int = 0,
+    step: Callable[[str], AbstractContextManager[Progress | None]] = lambda _: nullcontext(),
+) -> list[str]:
+    """Bootstrap the main metrics of each row against its reference into ``table.differences``, where there are units.
+
+    Args:
+        table: of comparison_tables.
+        records: among them those behind the table.
+        resamples: draws; None: what the measure affords.
+        seed: of the draws.
+        step: ``with step(name) as progress`` shows one bootstrap's progress.
+
+    Returns:
+        a line for each bootstrap that cannot be had although there are units.
     """
-    columns, headings, rows = [], [], {}
-    for index, table in enumerate(tables):
-        for name in HEADLINE.get(table.group["task"], table.columns[:1]):
-            if name in table.columns:
-                columns.append((index, name))
-                headings.append((table.short, name))
+    by_path, said = {str(record.path): record for record in records}, []
+    for column in table.headline:
         for row in table.rows:
-            key = (row.method, row.arch, row.epochs, row.variant)
-            merged = rows.setdefault(key, Row(*key, cells={}))
-            merged.records += row.records
-            merged.cells.update({(index, name): Cell(cell.mean, cell.std, cell.n) for name, cell in row.cells.items()})
-    overview = Table("Overview", {}, columns, headings, [], any(table.miniature for table in tables))
-    overview.rows = sort_rows(list(rows.values()), baseline)
-    finish_table(overview, baseline)
-    small = [table.short for table in tables if table.miniature]
-    if small:
-        which = "" if len(small) == len(tables) else f" ({'; '.join(small)})"
+            reference = table.reference(row)
+            sides = [[by_path[path] for path in table.records[one]] for one in (row, reference) if one is not None]
+            if reference is None or not all(record.units for side in sides for record in side):
+                continue
+            try:
+                with step(f"bootstrap {column}, {row.label}") as progress:
+                    found = compare_records(*sides, column, resamples, seed, progress=progress)
+                table.differences[row, column] = found
+            except UserError as error:
+                said.append(f"No bootstrap of {column} for {row.label} {row.arch}: {error}.")
+    return said
+
+
+def remarks(table: Table, records: Sequence[Record]) -> list[str]:
+    """What the records of a table note of their data and figures: each line once, with the rows that it is about."""
+    by_path = {str(record.path): record for record in records}
+    about: dict[str, list[str]] = defaultdict(list)
+    for row in table.rows:
+        for path in table.records[row]:
+            for line in [*by_path[path].findings, *by_path[path].notes]:
+                if row.label not in about[line]:
+                    about[line].append(row.label)
+    labels = {row.label for row in table.rows}
+    return [line if labels <= set(rows) else f"{', '.join(rows)}: {line}" for line, rows in about.items()]
+
+
+def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Table:
+    """The benchmarks side by side: one row per method × architecture, a column group per task and protocol."""
+    keys = [table.short for table in tables]
+    mean, std, n = (
+        pd.concat([getattr(table, name)[table.headline] for table in tables], axis=1, keys=keys)
+        for name in ("mean", "std", "n")
+    )
+    order = sort_rows(mean.index, baseline)
+    records: dict[Row, list[str]] = defaultdict(list)
+    for table in tables:
+        for row, paths in table.records.items():
+            records[row] += paths
+    lower = {(table.short, name) for table in tables for name in table.lower}
+    miniature = [table.short for table in tables if table.miniature]
+    frames = (frame.loc[order] for frame in (mean, std, n))
+    overview = Table("Overview", {}, *frames, lower, list(mean.columns), records, baseline)
+    overview.miniature = bool(miniature)
+    overview.differences = {
+        (row, (table.short, column)): one for table in tables for (row, column), one in table.differences.items()
+    }
+    overview.notes = _notes(overview)
+    if miniature:
+        which = "" if len(miniature) == len(tables) else f" ({'; '.join(miniature)})"
         overview.notes.append(MINIATURE.replace("data:", f"data{which}:"))
     return overview
 
 
-def _rows(part: pd.DataFrame, column: str) -> list[Row]:
-    rows: dict[tuple, Row] = {}
-    for key, cell in part.groupby([*ROW, column], dropna=False, sort=False):
-        method, arch, epochs, variant, name = key
-        identity = (method, arch, None if pd.isna(epochs) else int(epochs), variant)
-        row = rows.setdefault(identity, Row(*identity, cells={}))
-        values = cell["value"].dropna()
-        std = float(values.std(ddof=1)) if len(values) > 1 else None
-        row.cells[name] = Cell(float(values.mean()) if len(values) else float("nan"), std, len(values))
-        row.records += [path for path in cell["record"] if path not in row.records]
-    return list(rows.values())
-
-
-def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:
-    """By architecture; within one the random initialisation first, then the baseline, then the others by
-    name.
-    """
+def sort_rows(index: pd.MultiIndex, baseline: str | None) -> list[tuple]:
+    """By architecture; within one the random initialisation first, then the baseline, then the others by name."""
     rank = {"Random": 0, baseline: 1}
-    return sorted(rows, key=lambda row: (row.arch, rank.get(row.method, 2), row.method, row.epochs or 0, row.variant))
+    rows = [Row(*row) for row in index]
+    return sorted(rows, key=lambda r: (r.arch, rank.get(r.method, 2), r.method, max(r.epochs, 0), r.variant))
 
 
-def finish_table(table: Table, baseline: str | None) -> None:
-    """Fill in differences to the baseline row, marks of the best values, and the notes below the table."""
-    missing = set()
-    for row in table.rows:
-        row.is_baseline = row.method == baseline
-        reference = None if baseline is None or row.is_baseline else baseline_row(table.rows, row, baseline)
-        if baseline is not None and not row.is_baseline and reference is None:
-            missing.add(row.arch)
-        for name, cell in row.cells.items():
-            delta = cell.mean - reference.cells[name].mean if reference and name in reference.cells else None
-            row.cells[name] = Cell(cell.mean, cell.std, cell.n, delta, False)
-    for name, (_, metric) in zip(table.columns, table.headings, strict=True):
-        cells = [row.cells[name] for row in table.rows if name in row.cells and np.isfinite(row.cells[name].mean)]
-        if len(cells) < 2:
-            continue  # nothing to be better than
-        shown = {round(cell.mean, DIGITS) for cell in cells}
-        best = (min if lower_is_better(metric) else max)(shown)
-        for row in table.rows:
-            if len(shown) > 1 and name in row.cells and round(row.cells[name].mean, DIGITS) == best:
-                cell = row.cells[name]
-                row.cells[name] = Cell(cell.mean, cell.std, cell.n, cell.delta, True)
-    if missing:
-        table.notes.append(
-            f"No single baseline row {baseline} to take differences to for {', '.join(sorted(missing))}."
-        )
-    if any(cell.n > 1 for row in table.rows for cell in row.cells.values()):
-        table.notes.append("± is the standard deviation over the seeds of a row.")
-    if table.miniature and table.group:
-        table.notes.append(MINIATURE)
-
-
-def baseline_row(rows: Sequence[Row], row: Row, baseline: str) -> Row | None:
-    """The row that ``row`` is measured against: same architecture, same length if several; None if that is
-    not one.
-    """
-    candidates = [other for other in rows if other.method == baseline and other.arch == row.arch]
-    if len(candidates) > 1:
-        candidates = [other for other in candidates if other.epochs == row.epochs]
-    return candidates[0] if len(candidates) == 1 else None
+def _notes(table: Table) -> list[str]:
+    missing = {row.arch for row in table.rows if table.reference(row) is None and not table.is_baseline(row)}
+    notes = []
+    if missing and table.baseline is not None:
+        archs = ", ".join(sorted(missing))
+        notes.append(f"No single baseline row {table.baseline} to take differences to for {archs}.")
+    if (table.n > 1).any(axis=None):
+        notes.append("± is the standard deviation over the seeds of a row.")
+    return notes
 
 
 def dataset_name(group: dict[str, str]) -> str:
@@ -228,137 +282,100 @@ def dataset_name(group: dict[str, str]) -> str:
     return group["dataset"] if group["split"] in group["dataset"] else f"{group['dataset']} {group['split']}"
 
 
-def lower_is_better(metric: str) -> bool:
-    """Decay is what is lost from the first to the last quarter of a video; every other metric is a gain."""
-    return "decay" in metric.lower() or "error" in metric.lower()
-
-
-def score_text(cell: Cell | None, with_n: bool = False) -> str:
-    """A cell's score alone, such as ``64.1`` or ``64.1 ± 0.3``, on demand with its number of seeds (``n=3``)."""
-    if cell is None or not np.isfinite(cell.mean):
+def score_text(mean: float, std: float, n: float, with_n: bool = False) -> str:
+    """A score such as ``64.1`` or ``64.1 ± 0.3``, on demand with its number of seeds (``n=3``)."""
+    if not np.isfinite(mean):
         return "–"
-    spread = "" if cell.std is None else f" ± {cell.std:.{DIGITS}f}" + f" (n={cell.n})" * with_n
-    return f"{cell.mean:.{DIGITS}f}{spread}"
+    spread = "" if not n > 1 else f" ± {std:.{DIGITS}f}" + f" (n={n:.0f})" * with_n
+    return f"{mean:.{DIGITS}f}{spread}"
 
 
-def delta_text(cell: Cell | None) -> str:
-    """A cell's difference to the baseline with its sign, or nothing."""
-    if cell is None or cell.delta is None or not np.isfinite(cell.delta):
-        return ""
-    return f"{round(cell.delta, DIGITS) + 0.0:+.{DIGITS}f}"  # + 0.0: no minus before a zero
+def delta_text(delta: float) -> str:
+    """A difference with its sign, or nothing."""
+    return f"{round(delta, DIGITS) + 0.0:+.{DIGITS}f}" if np.isfinite(delta) else ""  # + 0.0: no minus before a zero
 
 
-def delta_sign(cell: Cell, metric: str) -> str:
-    """Whether a cell's difference, as shown, is a 'gain', a 'loss' or neither."""
-    shown = round(cell.delta or 0.0, DIGITS)
-    if shown == 0:
-        return "even"
-    return "gain" if (shown < 0) == lower_is_better(metric) else "loss"
-
-
-def row_head(table: Table, row: Row) -> list[str]:
-    """The columns left of the metrics: method, architecture and, where rows differ in it, the epochs."""
-    epochs = [str(row.epochs or "–")] if table.shows_epochs else []
-    return [row.label, row.arch, *epochs, *([str(row.seeds)] if table.shows_seeds else [])]
-
-
-def head_names(table: Table) -> list[str]:
-    """Headings of the columns left of the metrics."""
-    return ["method", "arch", *(["epochs"] if table.shows_epochs else []), *(["seeds"] if table.shows_seeds else [])]
-
-
-def to_markdown(table: Table) -> str:
-    """The table with its title and notes as GitHub Markdown; best values are bold, differences in
-    brackets.
-    """
-    numbers = {group: str(i) for i, group in enumerate(dict.fromkeys(group for group, _ in table.headings), 1) if group}
-    names = [f"{name} [{numbers[group]}]" if group else name for group, name in table.headings]
-    body = []
+def to_sheet(table: Table) -> Sheet:
+    """The table as it is shown: method, architecture and, where rows differ in them, epochs and seeds; then scores."""
+    names = ["method", "arch", *["epochs"] * table.shows_epochs, *["seeds"] * table.shows_seeds]
+    metrics = [(column, "") if isinstance(column, str) else (column[1], column[0]) for column in table.columns]
+    heads = [Head(name) for name in names] + [Head(*names, number=True) for names in metrics]
+    best = {column: table.best(column) for column in table.columns}
+    rows = []
     for row in table.rows:
-        cells = []
-        for name in table.columns:
-            cell = row.cells.get(name)
-            text = score_text(cell, not table.group)
-            text = f"**{text}**" if cell and cell.best else text
-            cells.append(f"{text} ({delta_text(cell)})" if delta_text(cell) else text)
-        body.append([*(text.replace("|", "\\|") for text in row_head(table, row)), *cells])
-    align = ("left",) * len(head_names(table)) + ("right",) * len(names)
-    grid = tabulate(body, [*head_names(table), *names], tablefmt="pipe", colalign=align, disable_numparse=True)
-    legend = [f"[{number}] {group}" for group, number in numbers.items()]
-    below = "\n".join(f"- {line}" for line in [*legend, *table.notes])
-    return f"### {table.title}\n\n{grid}\n" + (f"\n{below}\n" if below else "")
+        texts = [row.label, row.arch]
+        texts += [str(row.epochs) if row.epochs > 0 else "–"] * table.shows_epochs
+        texts += [f"{table.n.loc[row].max():.0f}"] * table.shows_seeds
+        cells = [Cell(text) for text in texts]
+        for column in table.columns:
+            mean, std, n = (frame.at[row, column] for frame in (table.mean, table.std, table.n))
+            delta = table.delta(row, column)
+            shown = round(delta, DIGITS) if np.isfinite(delta) else 0
+            sign = "even" if shown == 0 else "gain" if (shown < 0) == (column in table.lower) else "loss"
+            is_best = bool(round(mean, DIGITS) == best[column])
+            cells.append(Cell(score_text(mean, std, n, not table.group), is_best, delta_text(delta), sign))
+        rows.append(cells)
+    return Sheet(table.title, heads, rows, table.verdicts(), table.notes)
 
 
-def to_rich(table: Table) -> Group:
-    """The table for a terminal: title, scores (the best marked by a star) above their differences, notes."""
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in head_names(table):
-        grid.add_column(name, overflow="fold", vertical="top")
-    for group, name in table.headings:
-        heading = f"{group.replace(', ', NEWLINE)}\n{name}" if group else name
-        head = Align.right(Text(f"{heading} ", justify="right"), vertical="bottom")
-        grid.add_column(head, justify="right", overflow="fold", vertical="top")
-    for row in table.rows:
-        cells = []
-        for name, (_, metric) in zip(table.columns, table.headings, strict=True):
-            cell = row.cells.get(name)
-            best = cell is not None and cell.best
-            text = Text(score_text(cell, not table.group) + ("*" if best else " "), style="bold" if best else "")
-            if delta := delta_text(cell):
-                text.append(f"\n{delta} ", style=TERMINAL_COLOURS[delta_sign(cell, metric)])
-            cells.append(text)
-        grid.add_row(*map(Text, row_head(table, row)), *cells)
-    marked = any(cell.best for row in table.rows for cell in row.cells.values())
-    differs = any(delta_text(cell) for row in table.rows for cell in row.cells.values())
-    notes = (
-        ["* best of its column"] * marked + ["below a score: difference to the baseline row"] * differs + table.notes
-    )
-    return Group(Text(table.title, style="bold"), grid, Text("\n".join(notes) + "\n", style="dim"))
+def bootstrap_sheet(table: Table) -> Sheet:
+    """Every bootstrapped difference of a table with its verdict."""
+    names = ["method", "arch", "metric", "difference", "95 % interval", "above zero", "verdict", "drawn"]
+    rows = []
+    for (row, column), one in table.differences.items():
+        interval = f"{one.low:+.2f} … {one.high:+.2f}"
+        texts = [row.label, row.arch, column, f"{one.delta:+.2f}", interval, f"{100 * one.above:.1f} %", one.verdict]
+        rows.append([Cell(text) for text in (*texts, one.drawn)])
+    heads = [Head(name, number=name in names[3:6]) for name in names]
+    return Sheet(f"Is the difference more than chance? {table.short}", heads, rows)
 
 
 def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
     """All comparison tables under one header: a line per row of a table, three columns per metric.
 
-    ``<metric>`` is the mean, ``<metric> std`` over the seeds (empty for one), ``<metric> delta`` to the
-    baseline.
+    ``<metric>`` is the mean, ``<metric> std`` over the seeds (empty for one), ``<metric> delta`` to the baseline.
     """
     lines = []
     for table in tables:
         for row in table.rows:
-            line = table.group | {
-                "method": row.method,
-                "arch": row.arch,
-                "pretrain_epochs": row.epochs,
-                "variant": row.variant,
-            }
-            line |= {"n": row.seeds, "miniature": table.miniature}
+            line = table.group | dict(zip(ROW, row, strict=True))
+            line |= {"n": int(table.n.loc[row].max()), "miniature": table.miniature}
             for name in table.columns:
-                if cell := row.cells.get(name):
-                    line |= {name: cell.mean, f"{name} std": cell.std, f"{name} delta": cell.delta}
+                line |= {name: table.mean.at[row, name], f"{name} std": table.std.at[row, name]}
+                line |= {f"{name} delta": table.delta(row, name)}
             lines.append(line)
-    frame = pd.DataFrame(lines)
+    return _without_empty(pd.DataFrame(lines))
+
+
+def bootstrap_frame(tables: Sequence[Table]) -> pd.DataFrame:
+    """Every bootstrapped difference as a row, with its verdict."""
+    lines = [
+        table.group | dict(zip(ROW, row, strict=True)) | one.as_dict()
+        for table in tables
+        for (row, _), one in table.differences.items()
+    ]
+    names = {"a": "value", "b": "baseline", "above": "above_zero"}
+    frame = pd.DataFrame(lines).rename(columns=names)
+    return _without_empty(frame) if lines else frame
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
     spare = [name for name in frame if name.endswith((" std", " delta")) and frame[name].isna().all()]
-    return frame.drop(columns=spare).astype({"pretrain_epochs": "Int64"})
+    epochs = frame["pretrain_epochs"].astype("Int64").mask(frame["pretrain_epochs"] == UNKNOWN)
+    return frame.drop(columns=spare).assign(pretrain_epochs=epochs)
 
 
-def published_tables(published: pd.DataFrame, tasks: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Published figures of ``tasks`` as they stand: title → rows × metrics with their source; no marks, no
-    differences.
-    """
-    result = {}
+def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[Sheet]:
+    """Published figures of the tasks of these titles as they stand, with their source; no marks, no differences."""
+    sheets = []
     for (task, dataset, protocol), part in published.groupby(["task", "dataset", "protocol"], sort=False):
-        if task in tasks:
-            index = ["method", "arch", "pretrain_data", "pretrain_epochs", "source"]
-            metrics = list(dict.fromkeys(part["metric"]))
-            wide = part.pivot(index=index, columns="metric", values="value")[metrics]
-            order = pd.MultiIndex.from_frame(
-                part[index].drop_duplicates()
-            )  # as published, not sorted by a figure or name
-            wide = wide.reindex(order).reset_index()
-            wide["pretrain_epochs"] = [("–" if pd.isna(epochs) else str(epochs)) for epochs in wide["pretrain_epochs"]]
-            wide.columns.name = None
-            names = [*index[:-1], *metrics, "source"]
-            result[f"{TASKS.get(task, task)}: {dataset}, {protocol}"] = wide[names].rename(
-                columns={"pretrain_data": "data", "pretrain_epochs": "epochs"}
-            )
-    return result
+        title = next((title for title in titles if task in title), None)
+        if title is None:
+            continue
+        index = ["method", "arch", "data", "epochs", "source"]
+        part = part.rename(columns={"pretrain_data": "data", "pretrain_epochs": "epochs"})
+        part = part.astype({"epochs": object}).fillna({"data": "–", "epochs": "–"})
+        wide = part.pivot_table(index=index, columns="metric", values="value", sort=False).reset_index()
+        wide = wide[[name for name in wide if name != "source"] + ["source"]]
+        sheets.append(sheet_of(f"{title}: {dataset}, {protocol}", wide))
+    return sheets

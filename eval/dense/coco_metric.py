@@ -182,7 +182,7 @@ def _raise_unless_equal(metrics: dict[str, float], checked: dict[str, float]) ->
 
 
 def _matches(run: COCOeval, kind: str) -> dict[str, np.ndarray]:
-    """What pycocotools matched, over all areas: one row a detection (layout: ``selfpatch.reports.compare``)."""
+    """What pycocotools matched, over all areas: one row a detection (layout: ``selfpatch.reports.detections``)."""
     images = len(run.params.imgIds)
     areas = len(run.params.areaRng)
     kept = [run.evalImgs[k * areas * images + i] for k in range(len(run.params.catIds)) for i in range(images)]

@@ -38,6 +38,7 @@ def write_record(tmp_path):
             "seconds": 60.0,
             "miniature": False,
             "metrics": metrics or {"J&F": 50.0, "J": 49.0, "F": 51.0},
+            "notes": [],
             **changes,
         }
         folder = tmp_path / "records"

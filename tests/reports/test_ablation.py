@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.reports.ablation import ablation_tables, shown_table, to_markdown
-from selfpatch.reports.load import load_sweep
+from selfpatch.reports.ablation import ablation_tables, to_sheet
+from selfpatch.reports.frames import load_sweep
+from selfpatch.reports.sheet import to_markdown
+
+
+def shown_table(ablation):
+    """Headings, texts and 'best of its column' marks."""
+    sheet = to_sheet(ablation)
+    texts, best = ([[cell[i] for cell in row] for row in sheet.rows] for i in (0, 1))
+    return [head.name for head in sheet.heads], texts, best
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def sweep(write_record, tmp_path):
 def test_a_row_per_setting_in_the_order_of_the_grid(sweep):
     (table,) = ablation_tables(sweep({"model.k": [4, 1]}, [({"model.k": 4}, 61.0), ({"model.k": 1}, 60.0)]))
     assert shown_table(table)[:2] == (["k", "J&F"], [["4", "61.0"], ["1", "60.0"]])
-    assert "| **61.0** |" in to_markdown(table)
+    assert "| **61.0** |" in to_markdown(to_sheet(table))
 
 
 def test_failed_and_pending_cells_say_so_and_the_others_stand(sweep):
@@ -84,7 +92,7 @@ def test_a_sweep_without_a_record_shows_statuses(sweep):
 @pytest.mark.parametrize("miniature", [True, False])
 def test_miniature_data_is_said(sweep, miniature):
     (table,) = ablation_tables(sweep({"k": [1]}, [({"k": 1}, 60.0)], miniature=miniature))
-    assert ("no benchmark figures" in to_markdown(table)) == miniature
+    assert ("no benchmark figures" in to_markdown(to_sheet(table))) == miniature
 
 
 def test_a_task_has_a_table_of_its_own(sweep, write_record):

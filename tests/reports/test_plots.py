@@ -7,27 +7,34 @@ import pandas as pd
 import pytest
 
 from selfpatch.reports.ablation import Ablation
-from selfpatch.reports.compare import Difference
-from selfpatch.reports.plots import GREY, bars, curve, method_colours, png_bytes, sequences
-from selfpatch.reports.tables import Cell, Row, Table, finish_table
+from selfpatch.reports.bootstrap import Difference
+from selfpatch.reports.frames import ROW
+from selfpatch.reports.plots import GREY, bars, curve, method_colours, png_bytes, units
+from selfpatch.reports.tables import Row, Table
+
+INTERVAL = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
 
 
 def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+def table_of(title, scores, n=1, baseline="DINO"):
+    """A table of one metric: method -> J&F."""
+    index = pd.MultiIndex.from_tuples([Row(method, "vit-s16", 200, "") for method in scores], names=ROW)
+    mean = pd.DataFrame({"J&F": list(scores.values())}, index=index)
+    std = mean * (0.0 if n > 1 else float("nan"))
+    return Table(title, {"task": "davis"}, mean, std, mean * 0 + n, set(), ["J&F"], {}, baseline)
+
+
 @pytest.fixture
 def table():
-    scores = {"Random": 20.0, "DINO": 60.0, "DINO+SelfPatch": 63.0}
-    rows = [Row(method, "vit-s16", 200, "", {"J&F": Cell(score)}) for method, score in scores.items()]
-    made = Table("DAVIS: a set, protocol p@1", {"task": "davis"}, ["J&F"], [("", "J&F")], rows, False)
-    finish_table(made, "DINO")
-    return made
+    return table_of("DAVIS: a set, protocol p@1", {"Random": 20.0, "DINO": 60.0, "DINO+SelfPatch": 63.0})
 
 
 def test_bars_show_scores_differences_and_intervals(table):
-    interval = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
-    figure = bars(table, "J&F", "J&F", {2: interval}, method_colours(scores_of(table)))
+    table.differences[table.rows[2], "J&F"] = INTERVAL
+    figure = bars(table, "J&F", method_colours(scores_of(table)))
     assert len(figure.axes) == 2
     assert {"20.0", "60.0", "63.0", "+3.0", "-40.0"} <= set(texts(figure))
     assert any(list(line.get_xdata()) == [1.5, 4.5] for line in figure.axes[1].lines)
@@ -39,8 +46,8 @@ def scores_of(table):
 
 
 def test_without_a_baseline_there_is_no_second_panel(table):
-    finish_table(table, None)
-    assert len(bars(table, "J&F", "J&F", {}, method_colours(scores_of(table))).axes) == 1
+    table.baseline = None
+    assert len(bars(table, "J&F", method_colours(scores_of(table))).axes) == 1
 
 
 @pytest.mark.parametrize(("values", "joined"), [(["1", "2", "8"], "-"), (["3x3", "5x5", "all"], "None")])
@@ -68,7 +75,7 @@ def test_a_curve_has_a_line_for_each_setting_of_the_other_axes():
 
 def test_sequences_are_ordered_by_the_best_rows_gain():
     scores = {"DINO": {"a": 50.0, "b": 50.0, "c": 50.0}, "X": {"a": 51.0, "b": 60.0, "c": 40.0}}
-    figure = sequences("t", scores, "DINO", {"DINO": "black", "X": "blue"})
+    figure = units("t", "J&F", scores, "DINO", {"DINO": "black", "X": "blue"})
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["b", "a", "c"]
 
 
@@ -93,17 +100,16 @@ def assert_readable(figure):
 
 
 def test_long_names_are_readable_in_bars():
-    rows = [Row(name, "vit-s16", 200, "", {"J&F": Cell(50.0 + i, 0.0, 3)}) for i, name in enumerate(LONG)]
-    made = Table(f"DAVIS: a set, protocol p@1{'+radius=4' * 9}", {}, ["J&F"], [("", "J&F")], rows, False)
-    finish_table(made, "DINO")
-    interval = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
-    assert_readable(bars(made, "J&F", "J&F", {2: interval}, method_colours(LONG)))
+    scores = {name: 50.0 + i for i, name in enumerate(LONG)}
+    made = table_of(f"DAVIS: a set, protocol p@1{'+radius=4' * 9}", scores, n=3)
+    made.differences[made.rows[2], "J&F"] = INTERVAL
+    assert_readable(bars(made, "J&F", method_colours(LONG)))
 
 
 @pytest.mark.parametrize("count", [2, 30])
 def test_long_names_are_readable_by_sequence(count):
     scores = {name: {f"sequence-{n}": 10.0 * i for n in range(count)} for i, name in enumerate(LONG)}
-    assert_readable(sequences("vit-s16 on a set", scores, "DINO", method_colours(LONG)))
+    assert_readable(units("vit-s16 on a set", "J&F", scores, "DINO", method_colours(LONG)))
 
 
 @pytest.mark.parametrize("others", [[], ["weight"]])
@@ -126,7 +132,7 @@ def test_a_method_keeps_its_colour_and_random_is_grey():
 
 def test_drawing_leaves_no_global_state(table):
     before = dict(matplotlib.rcParams)
-    png = png_bytes(bars(table, "J&F", "J&F", {}, method_colours(scores_of(table))))
+    png = png_bytes(bars(table, "J&F", method_colours(scores_of(table))))
     assert png.startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before
     from matplotlib._pylab_helpers import Gcf

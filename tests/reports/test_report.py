@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports import plots
-from selfpatch.reports.load import GROUP
+from selfpatch.reports.frames import GROUP
 from selfpatch.reports.report import main
 
 
@@ -132,8 +132,8 @@ def test_a_broken_file_of_units_costs_its_row_an_interval_and_no_more(records, t
     run(records, tmp_path / "report")
     text = capsys.readouterr().out
     assert "No bootstrap of J&F for Random" in text
-    assert "No plot of sequences for Random" in text
-    assert len(list((tmp_path / "report" / "plots").glob("*sequences*"))) == 1  # the two others have one
+    assert "No plot of units for Random" in text
+    assert len(list((tmp_path / "report" / "plots").glob("*units*"))) == 1  # the two others have one
 
 
 def test_a_record_without_an_overall_figure_is_left_out(records, write_record, tmp_path, capsys):
@@ -154,13 +154,13 @@ def test_no_overall_figure_at_all_is_one_line(write_record, tmp_path, metrics):
 
 def test_rows_of_one_label_keep_their_own_values_in_the_plot_of_sequences(davis, write_record, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots, "sequences", lambda *a: shown.append(a) or Figure())
+    monkeypatch.setattr(plots, "units", lambda *a: shown.append(a) or Figure())
     for method, epochs, shift in (("DINO", 200, 0.0), ("DINO", None, 0.1), ("SelfPatch", 200, 0.2)):
         units = davis.units(shift)
         name = f"{method}{epochs}"
         write_record(method, metrics=davis.metrics(units), units=units, pretrain_epochs=epochs, config={"of": name})
     run(tmp_path / "records", tmp_path / "report")
-    ((_, scores, reference, colours),) = shown
+    ((_, _, scores, reference, colours),) = shown
     assert list(scores) == ["DINO, unknown epochs", "DINO, 200 epochs", "SelfPatch"]
     assert len({str(values) for values in scores.values()}) == 3
     assert reference in scores

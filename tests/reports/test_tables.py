@@ -2,20 +2,26 @@
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from selfpatch.reports.load import load_published, load_records, records_frame
+from selfpatch.reports.frames import load_published, load_records, records_frame
+from selfpatch.reports.sheet import MINIATURE, to_rich
+from selfpatch.reports.sheet import to_markdown as sheet_to_markdown
 from selfpatch.reports.tables import (
-    MINIATURE,
+    add_differences,
     comparison_csv,
     comparison_tables,
-    lower_is_better,
     overview_table,
-    published_tables,
-    to_markdown,
-    to_rich,
+    published_sheets,
+    remarks,
+    to_sheet,
 )
+
+
+def to_markdown(table):
+    return sheet_to_markdown(to_sheet(table))
 
 
 def tables_of(tmp_path, baseline="DINO"):
@@ -33,7 +39,7 @@ def test_rows_of_different_protocols_never_share_a_table(write_record, tmp_path)
     )
     tables = tables_of(tmp_path)
     assert [len(table.rows) for table in tables] == [1, 1]
-    assert not any(cell.best for table in tables for row in table.rows for cell in row.cells.values())
+    assert not any(cell.best for table in tables for row in to_sheet(table).rows for cell in row)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +64,9 @@ def test_differences_are_to_the_baseline_of_the_same_architecture(write_record, 
     write_record("DINO+SelfPatch", metrics={"J&F": 62.5})
     write_record("MoBY", metrics={"J&F": 70.0}, arch={"name": "swin-t"})
     (table,) = tables_of(tmp_path)
-    assert row_of(table, "DINO+SelfPatch").cells["J&F"].delta == pytest.approx(2.5)
-    assert row_of(table, "DINO").cells["J&F"].delta is None
-    assert row_of(table, "MoBY").cells["J&F"].delta is None
+    assert table.delta(row_of(table, "DINO+SelfPatch"), "J&F") == pytest.approx(2.5)
+    assert np.isnan(table.delta(row_of(table, "DINO"), "J&F"))
+    assert np.isnan(table.delta(row_of(table, "MoBY"), "J&F"))
     assert any("DINO" in note and "swin-t" in note and "vit-ti16" not in note for note in table.notes)
 
 
@@ -70,16 +76,16 @@ def test_a_baseline_of_several_lengths_is_matched_by_length(write_record, tmp_pa
     write_record("MoBY", metrics={"J&F": 61.0}, pretrain_epochs=200)
     (table,) = tables_of(tmp_path)
     assert table.shows_epochs
-    assert row_of(table, "MoBY").cells["J&F"].delta == pytest.approx(1.0)
+    assert table.delta(row_of(table, "MoBY"), "J&F") == pytest.approx(1.0)
 
 
 def test_seeds_are_averaged_with_their_spread(write_record, tmp_path):
     for seed, score in enumerate((60.0, 61.0, 65.0)):
         write_record("DINO", metrics={"J&F": score}, seed=seed)
     (table,) = tables_of(tmp_path)
-    cell = table.rows[0].cells["J&F"]
-    assert (cell.mean, cell.n) == (62.0, 3)
-    assert cell.std == pytest.approx(7**0.5)  # deviations -2, -1, 3: 14 over n - 1 = 2
+    row = table.rows[0]
+    assert (table.mean.at[row, "J&F"], table.n.at[row, "J&F"]) == (62.0, 3)
+    assert table.std.at[row, "J&F"] == pytest.approx(7**0.5)  # deviations -2, -1, 3: 14 over n - 1 = 2
     assert "62.0 ± 2.6" in to_markdown(table)
     assert table.shows_seeds
 
@@ -88,10 +94,11 @@ def test_the_best_of_a_column_is_marked_and_decay_is_a_loss(write_record, tmp_pa
     write_record("DINO", metrics={"J&F": 60.0, "J decay": 10.0, "F": 50.0})
     write_record("MoBY", metrics={"J&F": 61.0, "J decay": 12.0, "F": 50.04})
     (table,) = tables_of(tmp_path)
-    best = {row.label: {name for name, cell in row.cells.items() if cell.best} for row in table.rows}
+    sheet = to_sheet(table)
+    best = {row[0].text: {head.name for head, cell in zip(sheet.heads, row) if cell.best} for row in sheet.rows}
     assert best == {"DINO": {"J decay"}, "MoBY": {"J&F"}}  # F is equal as shown, so it has no best
-    assert lower_is_better("F decay")
-    assert not lower_is_better("F recall")
+    assert table.lower == {"J decay"}
+    assert [row[-2].sign for row in sheet.rows if row[-2].delta] == ["loss"]
 
 
 def test_random_comes_first_and_the_baseline_second(write_record, tmp_path):
@@ -130,8 +137,9 @@ def test_markdown_is_a_grid_with_bold_and_differences(write_record, tmp_path):
     (table,) = tables_of(tmp_path)
     lines = to_markdown(table).splitlines()
     assert lines[0] == "### DAVIS video object segmentation: davis2017-val, protocol davis2017-dino@1"
-    assert [line.split("|")[1].strip() for line in lines[4:6]] == ["DINO", "DINO+SelfPatch"]
-    assert "**62.0** (+2.0)" in lines[5]
+    assert lines[2] == "Against DINO: no interval: DINO+SelfPatch (J&F)."
+    assert [line.split("|")[1].strip() for line in lines[6:8]] == ["DINO", "DINO+SelfPatch"]
+    assert "**62.0** (+2.0)" in lines[7]
 
 
 def test_the_terminal_shows_the_same_figures(write_record, tmp_path):
@@ -139,7 +147,7 @@ def test_the_terminal_shows_the_same_figures(write_record, tmp_path):
     write_record("DINO+SelfPatch", metrics={"J&F": 62.0}, miniature=True)
     (table,) = tables_of(tmp_path)
     console = Console(width=100, file=io.StringIO())
-    console.print(to_rich(table))
+    console.print(to_rich(to_sheet(table)))
     text = console.file.getvalue()
     for part in ("davis2017-dino@1", "60.0", "62.0*", "+2.0", MINIATURE):
         assert part in text
@@ -167,11 +175,11 @@ def test_the_overview_sets_the_benchmarks_side_by_side(write_record, tmp_path):
         )
     write_record("DINO", task="davis", metrics={"J&F": 61.0, "J": 60.0})
     overview = overview_table(tables_of(tmp_path))
-    assert [name for _, name in overview.headings] == ["bbox AP", "mask AP", "mIoU", "mIoU", "J&F"]
-    assert len({group for group, _ in overview.headings}) == 4
+    assert [name for _, name in overview.columns] == ["bbox AP", "mask AP", "mIoU", "mIoU", "J&F"]
+    assert len({group for group, _ in overview.columns}) == 4
     assert [row.label for row in overview.rows] == ["DINO", "DINO+SelfPatch"]
-    cells = overview.rows[1].cells
-    assert [round(cells[key].delta, 6) for key in overview.columns if key in cells] == [1.0, 1.0, 1.0, 1.0]
+    deltas = [overview.delta(overview.rows[1], column) for column in overview.columns]
+    assert deltas == pytest.approx([1.0, 1.0, 1.0, 1.0, float("nan")], nan_ok=True)
     assert to_markdown(overview).count("–") == 1  # SelfPatch was not scored on DAVIS
 
 
@@ -185,11 +193,49 @@ def test_the_overview_names_the_miniature_columns_only(write_record, tmp_path):
 
 def test_published_figures_keep_their_order_protocol_and_source():
     published = load_published()
-    tables = published_tables(published, ["davis"])
-    ((title, frame),) = tables.items()
-    assert "DAVIS" in title
-    assert list(frame["J&F"]) == list(published.loc[published["metric"] == "J&F", "value"])
-    assert frame["source"].notna().all()
-    assert len(published_tables(published, ["coco", "ade20k", "davis"])) == len(
-        published[["task", "dataset", "protocol"]].drop_duplicates()
-    )
+    (sheet,) = published_sheets(published, ["DAVIS video object segmentation"])
+    assert "DAVIS" in sheet.title
+    columns = {head.name: [row[place].text for row in sheet.rows] for place, head in enumerate(sheet.heads)}
+    assert columns["J&F"] == [str(value) for value in published.loc[published["metric"] == "J&F", "value"]]
+    assert all(columns["source"])
+    titles = ["COCO instance segmentation", "ADE20K semantic segmentation", "DAVIS video object segmentation"]
+    assert len(published_sheets(published, titles)) == len(published[["task", "dataset", "protocol"]].drop_duplicates())
+
+
+def test_the_first_line_says_who_is_better_and_what_cannot_be_told(davis, write_record, tmp_path):
+    for method, shift in (("Random", -0.2), ("DINO", 0.0), ("Same", 0.0), ("DINO+SelfPatch", 0.2)):
+        units = davis.units(shift)
+        write_record(method, metrics=davis.metrics(units), units=units)
+    write_record("Bare", metrics={"J&F": 50.0})
+    records = load_records(tmp_path / "records")
+    (table,) = comparison_tables(records_frame(records), "DINO")
+    assert add_differences(table, records, resamples=100) == []
+    said = ["better: DINO+SelfPatch (J&F)", "worse: Random (J&F)", "cannot tell: Same (J&F)", "no interval: Bare (J&F)"]
+    assert to_sheet(table).lead == f"Against DINO: {'. '.join(said)}."
+    assert to_markdown(overview_table([table])).count("davis2017-val, davis2017-dino@1") == 5  # legend and lead
+    (table,) = comparison_tables(records_frame(records), None)
+    assert to_sheet(table).lead == "No baseline: nothing is called better."
+
+
+def test_a_task_that_nobody_knows_has_its_table_and_bootstrap(write_record, tmp_path):
+    """What a dropped-in task says of itself is all that a report needs."""
+    right = np.random.default_rng(0).random((2, 200)) < [[0.9], [0.4]]
+    own = {"title": "Depth by nearest neighbour", "headline": ["near"], "lower": ["near"]}
+    own["measure"] = "selfpatch.reports.metrics:CLASSIFICATION"
+    for method, hits in zip(("DINO+SelfPatch", "DINO"), right, strict=True):
+        units = {"image": np.array([f"{i:03}" for i in range(200)]), "near": hits}
+        write_record(method, task="depth", metrics={"far": 1.0, "near": 100 * hits.mean()}, units=units, **own)
+    records = load_records(tmp_path / "records")
+    (table,) = comparison_tables(records_frame(records))
+    assert add_differences(table, records, resamples=50) == []
+    assert table.title.startswith("Depth by nearest neighbour: depth")
+    assert to_sheet(table).lead == "Against DINO: worse: DINO+SelfPatch (near)."  # less is better
+
+
+def test_findings_stand_below_the_table_once(write_record, tmp_path):
+    odd, own = "3 of 90 frames carry an orientation", "object 2 was lost"
+    write_record("DINO", findings=[odd])
+    write_record("MoBY", findings=[odd], notes=[own])
+    records = load_records(tmp_path / "records")
+    (table,) = comparison_tables(records_frame(records))
+    assert remarks(table, records) == [odd, f"MoBY: {own}"]

@@ -22,8 +22,9 @@ from selfpatch.eval.studies import sweep
 from selfpatch.eval.studies.grid import read_grid
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.train import CONFIGS
-from selfpatch.reports.ablation import ablation_tables, shown_table
-from selfpatch.reports.load import load_sweep
+from selfpatch.reports.ablation import ablation_tables, to_sheet
+from selfpatch.reports.frames import load_sweep
+from selfpatch.reports.record import Record
 
 TINY = {
     "model.backbone": {"embed_dim": 24, "depth": 1, "heads": 3, "img_size": 64},
@@ -273,7 +274,8 @@ def test_each_cell_is_trained_and_scored_once(grid, stubs):
     assert sweep.main([str(grid())]) == 0
     assert calls_of(stubs) == []
     (table,) = ablation_tables(load_sweep("work_dirs/sweeps/test/sweep.json"))
-    assert shown_table(table)[:2] == (["k", "top-1"], [["1", "51.0"], ["4", "54.0"]])
+    assert [head.name for head in to_sheet(table).heads] == ["k", "top-1"]
+    assert [[cell.text for cell in row] for row in to_sheet(table).rows] == [["1", "51.0"], ["4", "54.0"]]
 
 
 def test_a_changed_grid_does_only_what_is_new(grid, stubs):
@@ -301,7 +303,8 @@ def test_a_failed_cell_is_told_the_others_go_on_and_it_is_tried_again(grid, stub
     assert "failed: k=8: pretraining: the loss is not finite" in said
     assert "failed: k=2: knn: out of memory" in said
     (table,) = ablation_tables(load_sweep("work_dirs/sweeps/test/sweep.json"))
-    assert shown_table(table)[1][0] == ["8", "–", "failed: pretraining: the loss is not finite"]
+    texts = [cell.text for cell in to_sheet(table).rows[0]]
+    assert texts == ["8", "–", "failed: pretraining: the loss is not finite"]
     calls_of(stubs)
     monkeypatch.setenv("MENDED", "1")
     assert sweep.main([str(path)]) == 0
@@ -403,9 +406,9 @@ def test_real_networks_are_trained_and_scored(grid, tmp_path, monkeypatch, capfd
     path = grid(options={**options, "precision": "fp32"}, axes={"model.k": [1]})
     assert sweep.main([str(path)]) == 0, capfd.readouterr().out
     first = only_record()
-    assert first["config"]["model"]["k"] == 1
-    assert first["pretrain_epochs"] == 2
-    assert 0 <= first["metrics"]["top-1"] <= 100
+    assert first.config["model"]["k"] == 1
+    assert first.pretrain_epochs == 2
+    assert 0 <= first.metrics["top-1"] <= 100
     assert "k-NN" in Path("work_dirs/sweeps/test/report/report.md").read_text()
 
     assert sweep.main([str(path)]) == 0, capfd.readouterr().out
@@ -413,11 +416,11 @@ def test_real_networks_are_trained_and_scored(grid, tmp_path, monkeypatch, capfd
     image = tmp_path / "images" / "fine" / "0.png"
     Image.fromarray(np.full((72, 72, 3), 9, np.uint8)).save(image)
     assert sweep.main([str(path)]) == 0, capfd.readouterr().out
-    assert only_record()["dataset_fingerprint"] != first["dataset_fingerprint"]  # the old one is of other data
-    assert only_record()["checkpoint_sha256"] == first["checkpoint_sha256"]
+    assert only_record().dataset_fingerprint != first.dataset_fingerprint  # the old one is of other data
+    assert only_record().checkpoint_sha256 == first.checkpoint_sha256
 
 
-def only_record() -> dict:
+def only_record() -> Record:
     (cell,) = load_sweep("work_dirs/sweeps/test/sweep.json")["cells"]
     (record,) = cell["records"]
     return record

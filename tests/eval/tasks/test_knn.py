@@ -19,8 +19,8 @@ from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
-from selfpatch.reports.compare import compare
-from selfpatch.reports.load import read_record
+from selfpatch.reports.bootstrap import compare_records
+from selfpatch.reports.record import Record
 
 CLASSES = ("checks", "dots", "rows")
 
@@ -65,7 +65,7 @@ def evaluate(tmp_path, textures, monkeypatch):
         before = set(tmp_path.glob("work_dirs/records/*.json"))
         run.main([task, str(checkpoint), "--data", str(data), "--resize", "36", "--crop", "32", *argv])
         (path,) = set(tmp_path.glob("work_dirs/records/*.json")) - before
-        return read_record(path)
+        return Record.read(path).model_dump() | {"path": path}
 
     return go
 
@@ -186,7 +186,8 @@ def test_two_records_of_one_protocol_can_be_compared(evaluate, tmp_path):
     without = evaluate("knn", "--k", "3", checkpoint=write_checkpoint(tmp_path / "selfpatch.pth", cls_token=False))
     assert with_cls["notes"] == []
     assert "mean of the patch tokens" in without["notes"][0]
-    result = compare([without], [with_cls], "top-1", resamples=50)
+    sides = ([Record.read(record["path"])] for record in (without, with_cls))
+    result = compare_records(*sides, "top-1", resamples=50)
     assert result.units == 6
     assert result.delta == pytest.approx(without["metrics"]["top-1"] - with_cls["metrics"]["top-1"])
 
