@@ -21,7 +21,7 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.train import build_method, load_config
 from selfpatch.reports.record import file_name
 
-KNOWN = ("name", "config", "data", "options", "axes", "cells", "evaluate", "gpus", "slurm")
+KNOWN = ("name", "config", "data", "options", "axes", "cells", "seeds", "evaluate", "gpus", "slurm")
 OURS = ("records", "out", "debug", "help")  # options of an evaluation that the sweep itself gives
 
 
@@ -35,6 +35,7 @@ class Cell:
     pretrain_argv: list[str]
     pretrain_id: str  # of the effective config: equal where the same network would be trained
     evaluations: list[tuple[str, list[str]]]  # (task, options)
+    seed: int | None = None  # where the grid repeats every setting with several seeds
 
     @property
     def identity(self) -> str:
@@ -62,6 +63,7 @@ def read_grid(path: Path) -> Grid:
     _known(content, KNOWN, f"{path}: unknown key")
     _shaped(path, content)
     specs = _from_axes(content) if "axes" in content else _from_cells(path, content)
+    seeds = _seeds(path, content, specs)
     evaluations = [_evaluation(path, given) for given in content["evaluate"]]
     for task, argv in evaluations:
         try:
@@ -70,19 +72,22 @@ def read_grid(path: Path) -> Grid:
             raise UserError(f"{path}, evaluate: {error}") from None
 
     made = []
-    for name, config, options in specs:
-        words = [f"{key}={_text(value)}" for key, value in {**content.get("options", {}), **options}.items()]
-        made.append((name, config, options, words, _effective(path, name, config, words, content.get("data"))))
+    for (name, config, options), seed in itertools.product(specs, seeds):
+        seeded = {} if seed is None else {"seed": seed}
+        name += "" if seed is None else f",seed={seed}"
+        words = [f"{key}={_text(value)}" for key, value in {**content.get("options", {}), **options, **seeded}.items()]
+        effective = _effective(path, name, config, words, content.get("data"))
+        made.append((name, config, options, words, effective, seed))
     configs = {config for _, config, *_ in made}
     axes = dict(content.get("axes") or _met(made, len(configs) > 1))
     cells = []
-    for name, config, options, words, effective in made:
+    for name, config, options, words, effective, seed in made:
         argv = [config, "--cfg-options", *words] if words else [config]
         argv += ["--data", content["data"]] if content.get("data") else []
         argv += ["--gpus", str(content["gpus"])] if content.get("gpus", 1) > 1 else []
         chosen = {**options, "config": config} if "axes" in content else {}
         settings = {axis: chosen[axis] if axis in chosen else _setting(axis, config, effective) for axis in axes}
-        cells.append(Cell(name, config, settings, argv, _digest(effective.to_dict())[:12], evaluations))
+        cells.append(Cell(name, config, settings, argv, _digest(effective.to_dict())[:12], evaluations, seed))
     return Grid(content["name"], axes, _distinct(path, cells), content.get("slurm", {}))
 
 
@@ -114,7 +119,16 @@ def _shaped(path: Path, content: dict) -> None:
         raise UserError(f"{path}: name: pretrained is where the networks of all sweeps lie: choose another")
     if ("axes" in content) == ("cells" in content):
         raise UserError(f"{path}: give either axes (every combination is a cell) or cells (a list)")
-    kinds = {"config": str, "data": str, "options": dict, "axes": dict, "cells": list, "gpus": int, "slurm": dict}
+    kinds = {
+        "config": str,
+        "data": str,
+        "options": dict,
+        "axes": dict,
+        "cells": list,
+        "seeds": list,
+        "gpus": int,
+        "slurm": dict,
+    }
     for key, kind in kinds.items():
         if key in content and not isinstance(content[key], kind):
             what = {str: "a text", dict: "key: value pairs", list: "a list", int: "a number"}[kind]
@@ -159,12 +173,32 @@ def _from_cells(path: Path, content: dict) -> list[tuple[str, str, dict]]:
     return specs
 
 
+def _seeds(path: Path, content: dict, specs: Sequence[tuple[str, str, dict]]) -> list[int | None]:
+    """The seeds that every setting is trained with; a grid without any leaves the config's own.
+
+    Raises:
+        UserError: one is no whole number from 0 or stands there twice, or a setting chooses a seed as well.
+    """
+    seeds = content.get("seeds", [None])
+    if wrong := [seed for seed in seeds if "seeds" in content and (type(seed) is not int or seed < 0)]:
+        raise UserError(f"{path}: seeds must be whole numbers from 0, not {wrong[0]!r}")
+    if not seeds:
+        raise UserError(f"{path}: seeds is an empty list: give one, or leave it out")
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UserError(f"{path}: seed {twice[0]} stands twice in seeds: the same network would count twice")
+    if "seeds" in content and any(
+        "seed" in options for options in [content.get("options", {}), *(s[2] for s in specs)]
+    ):
+        raise UserError(f"{path}: give either seeds for all settings or the option seed, not both")
+    return seeds
+
+
 def _met(made: Sequence[tuple], several: bool) -> dict[str, list]:
     """The axes of a list of cells: every key that a cell sets, with the values met, in order."""
-    keys = dict.fromkeys(key for _, _, options, _, _ in made for key in options)
+    keys = dict.fromkeys(key for _, _, options, *_ in made for key in options)
     axes: dict[str, list] = {key: [] for key in (["config"] if several or not keys else []) + list(keys)}
     for axis, values in axes.items():
-        for _, config, _, _, effective in made:
+        for _, config, _, _, effective, _ in made:
             value = _setting(axis, config, effective)
             if value not in values:
                 values.append(value)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ A grid is a YAML file:
   options: {schedule.epochs: 5}        for every cell, as --cfg-options
   axes: {model.k: [1, 4], model.neighbourhood: [3, all]}   every combination is a cell; or instead of axes
   cells: [{name: one, config: dino_toy, options: {seed: 1}}, …]
+  seeds: [0, 1, 2]                     every cell once with each
   evaluate: [{task: davis, options: {data: data/toy/DAVIS}}]
   gpus: 4                              processes of each pretraining
   slurm: {timeout_min: 1440, slurm_partition: gpu, gpus_per_node: 4}   for --launcher slurm
@@ -226,20 +228,32 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[int]:
 def write_sweep(place: Place, grid: Grid) -> dict[str, dict]:
     """Write ``sweep.json``, as the reports read it, from what is known of each cell; returns the states by name."""
     states = {cell.name: state_of(place, cell) for cell in grid.cells}
-    cells = [{"name": cell.name, "settings": cell.settings, **states[cell.name]} for cell in grid.cells]
+    cells = [
+        {"name": cell.name, "settings": cell.settings, "seed": cell.seed, **states[cell.name]} for cell in grid.cells
+    ]
     content = {"name": grid.name, "axes": grid.axes, "cells": cells}
     write_text(place.folder / "sweep.json", json.dumps(content, indent=1) + "\n")
     return states
 
 
-def run_here(place: Place, grid: Grid) -> dict[str, dict]:
-    """Run all cells, one after another; returns the states."""
-    states = write_sweep(place, grid)
-    for number, cell in enumerate(grid.cells, 1):
+def run_here(place: Place, grid: Grid, parallel: int = 1) -> dict[str, dict]:
+    """Run all cells in order, ``parallel`` at a time; returns the states."""
+
+    def run(number: int, cell: Cell) -> None:
         head, began = f"[{number}/{len(grid.cells)}] {cell.name}: ", time.perf_counter()
-        state = run_cell(place, cell, lambda line, head=head: print(head + line, flush=True))
+        state = run_cell(place, cell, lambda line: print(head + line, flush=True))
         print(f"{head}{state['status']} after {time.perf_counter() - began:.0f} s", flush=True)
-        states = write_sweep(place, grid)
+
+    states = write_sweep(place, grid)
+    with ThreadPoolExecutor(parallel) as pool:  # each cell's work is done in processes of its own
+        jobs = [pool.submit(run, number, cell) for number, cell in enumerate(grid.cells, 1)]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                states = write_sweep(place, grid)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return states
 
 
@@ -302,9 +316,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid, such as one of configs/sweeps")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/sweeps"), help="sweeps and their networks go here")
     parser.add_argument("--launcher", choices=("none", "slurm"), default="none", help="here, or each cell as a job")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="cells at a time on this machine")
     parser.add_argument("--dry-run", action="store_true", help="check the grid, list its cells and stop")
     args: argparse.Namespace = parser.parse_args(argv)
 
+    if args.parallel < 1:
+        raise UserError(f"--parallel {args.parallel}: must be 1 or more")
+    if args.parallel > 1:  # cells must not fight for the cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.parallel)))
     grid = read_grid(args.grid)
     raise_unless_writable(args.out, "--out")
     place = Place(args.out, file_name(grid.name))
@@ -313,7 +332,10 @@ def main(argv: Sequence[str]) -> int:
             print(f"{cell.name}: {cell.config}, {state_of(place, cell)['status']}")
         print(f"{len(grid.cells)} cells; nothing is wrong with {args.grid}")
         return 0
-    states = run_here(place, grid) if args.launcher == "none" else run_jobs(place, grid, slurm_executor(place, grid))
+    if args.launcher == "slurm":
+        states = run_jobs(place, grid, slurm_executor(place, grid))
+    else:
+        states = run_here(place, grid, args.parallel)
     failed = {name: state["error"] for name, state in states.items() if state["status"] == "failed"}
     print(f"{len(states)} cells: {len(states) - len(failed)} done, {len(failed)} failed")
     for name, error in failed.items():

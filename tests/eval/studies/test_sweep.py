@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -192,9 +193,28 @@ def test_equal_networks_are_one_however_they_are_spelt(grid):
     assert plain.pretrain_id == spelt.pretrain_id != other.pretrain_id
 
 
+def test_every_setting_is_trained_with_every_seed(grid):
+    made = read_grid(grid(seeds=[0, 7]))
+    assert [(cell.name, cell.seed) for cell in made.cells] == [
+        *[("k=1,seed=0", 0), ("k=1,seed=7", 7)],
+        *[("k=4,seed=0", 0), ("k=4,seed=7", 7)],
+    ]
+    assert made.axes == {"model.k": [1, 4]}, "a seed is no setting: tables put seeds together"
+    assert made.cells[1].settings == {"model.k": 1}
+    assert made.cells[1].pretrain_argv[:4] == ["selfpatch_toy", "--cfg-options", "model.k=1", "seed=7"]
+    assert len({cell.pretrain_id for cell in made.cells}) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"seeds": [0, 1, 0]}, "seed 0 stands twice in seeds"),
+        ({"seeds": []}, "seeds is an empty list"),
+        ({"seeds": 3}, "seeds must be a list, not 3"),
+        ({"seeds": [0, True]}, "seeds must be whole numbers from 0, not True"),
+        ({"seeds": [-1]}, "seeds must be whole numbers from 0, not -1"),
+        ({"seeds": [0], "options": {"seed": 3}}, "give either seeds for all settings or the option seed"),
+        ({"seeds": [0], "axes": {"seed": [1, 2]}}, "give either seeds for all settings or the option seed"),
         ({"axis": {}}, "unknown key axis: did you mean axes?"),
         ({"axes": {"model.kk": [1]}}, "cell kk=1: unknown config key model.kk: did you mean model.k?"),
         ({"axes": {"model.k": 4}}, "the axis model.k must be a list"),
@@ -278,6 +298,25 @@ def test_each_cell_is_trained_and_scored_once(grid, stubs):
     assert [[cell.text for cell in row] for row in to_sheet(table).rows] == [["1", "51.0"], ["4", "54.0"]]
 
 
+def test_cells_run_side_by_side(grid, stubs, monkeypatch):
+    """The first waits for a file that the second's end makes: one at a time would never end."""
+    monkeypatch.setenv("HOLD", "released")
+    watch = Thread(target=lambda: (wait_for(stubs, ["trained", 1]), Path("released").touch()))
+    watch.start()
+    assert sweep.main([str(grid(axes={"model.k": [4, 1]})), "--parallel", "2"]) == 0
+    watch.join()
+    assert statuses() == ["done", "done"]
+    with pytest.raises(UserError, match="--parallel 0: must be 1 or more"):
+        sweep.main([str(grid()), "--parallel", "0"])
+
+
+def wait_for(stubs: Path, call: list) -> None:
+    deadline = time.monotonic() + 60
+    while call not in [json.loads(line) for line in stubs.read_text().splitlines()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_changed_grid_does_only_what_is_new(grid, stubs):
     sweep.main([str(grid())])
     calls_of(stubs)
@@ -326,10 +365,7 @@ def test_a_killed_sweep_goes_on(grid, stubs, with_children):
     words = [sys.executable, "driver.py", str(grid(axes={"model.k": [1, 4, 6]}))]
     environment = {**os.environ, "HOLD": "released"}  # the second cell trains until there is a file of this name
     first = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while ["pretrain", 4, False] not in [json.loads(line) for line in stubs.read_text().splitlines()]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(stubs, ["pretrain", 4, False])
     if with_children:
         os.killpg(first.pid, signal.SIGKILL)
     else:
