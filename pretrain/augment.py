@@ -12,18 +12,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from selfpatch.pretrain.images import read_picture
+from selfpatch.pretrain.renamed import modern
+from selfpatch.pretrain.settings import Count, Natural, NotNegative, Share
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
-INTERPOLATIONS = ("bicubic", "bilinear")
+Area = Annotated[float, Field(gt=0, le=1)]  # a share of the image's
 TRUNCATE = -0.5  # Pillow's blends cut off the fraction that OpenCV's round
 SOLARIZED = np.array([level if level < 128 else 255 - level for level in range(256)], np.uint8)
 
@@ -36,24 +40,24 @@ class View:
         size: side of the crop in pixels.
         scale: smallest and largest share of the image's area that it shows.
         count: how many crops of this kind an image gives.
-        blur, solarise, grey, jitter, flip: probability of each change.
+        blur, solarize, grayscale, jitter, flip: probability of each change.
         brightness, contrast, saturation, hue: strengths of the colour jitter.
         interpolation: "bicubic" or "bilinear".
     """
 
-    size: int
-    scale: tuple[float, float]
-    count: int = 1
-    blur: float = 1.0
-    solarise: float = 0.0
-    grey: float = 0.2
-    jitter: float = 0.8
-    flip: float = 0.5
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    interpolation: str = "bicubic"
+    size: Count
+    scale: tuple[Area, Area]
+    count: Natural = 1
+    blur: Share = 1.0
+    solarize: Share = 0.0
+    grayscale: Share = 0.2
+    jitter: Share = 0.8
+    flip: Share = 0.5
+    brightness: NotNegative = 0.4
+    contrast: NotNegative = 0.4
+    saturation: NotNegative = 0.2
+    hue: NotNegative = 0.1
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __call__(self, picture: np.ndarray, box: Box, rng: np.random.Generator) -> np.ndarray:
         """The crop (S, S, 3) that shows a box of a picture (H, W, 3)."""
@@ -62,11 +66,11 @@ class View:
             crop = cv2.flip(crop, 1)
         if rng.random() < self.jitter:
             crop = self.jitter_colours(crop, rng)
-        if rng.random() < self.grey:
+        if rng.random() < self.grayscale:
             crop = grayscale(crop)
         if rng.random() < self.blur:
             crop = gaussian_blur(crop, rng.uniform(0.1, 2.0))
-        if rng.random() < self.solarise:
+        if rng.random() < self.solarize:
             crop = cv2.LUT(crop, SOLARIZED)
         return crop
 
@@ -156,7 +160,7 @@ class MultiCrop:
     """
 
     def __init__(self, views: dict[str, dict]) -> None:
-        kinds = [(is_local(name), View(**view)) for name, view in views.items()]
+        kinds = [(is_local(name), View(**modern(view))) for name, view in views.items()]
         self.crops = [(local, view) for local, view in kinds for _ in range(view.count)]
 
     @property

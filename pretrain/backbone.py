@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 
@@ -9,9 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from selfpatch.pretrain.cli import UserError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # R, G, B of a pixel in 0 … 1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PUBLISHED_DEPTH = 12  # every published choice of out_indices is for so many blocks
+
+
+MODULES = {"VisionTransformer": "vit", "Swin": "swin"}  # class -> module, imported when a config names it
+
+
+def build_backbone(config: dict) -> Backbone:
+    """The backbone that ``config`` describes: a class, or the name of one, as ``type``, and its arguments."""
+    config = dict(config)
+    kind = config.pop("type")
+    return (kind if isinstance(kind, type) else backbone_class(kind))(**config)
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The class of a backbone by its name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in MODULES:
+        raise UserError(f"model.backbone.type={name!r} is no known backbone: choose {' or '.join(MODULES)}")
+    return getattr(importlib.import_module(f"selfpatch.pretrain.{MODULES[name]}"), name)
 
 
 class Backbone(nn.Module):

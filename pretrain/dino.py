@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from selfpatch.pretrain.backbone import build_backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.heads import DINOHead
-from selfpatch.pretrain.losses import crop_pair_cross_entropy, move_centre, teacher_probabilities
-from selfpatch.pretrain.method import Method, frozen_copy, logged, move_average
+from selfpatch.pretrain.losses import crop_pair_cross_entropy, move_center, teacher_probabilities
+from selfpatch.pretrain.method import Method, logged, move_average
 from selfpatch.pretrain.schedules import DINOSchedule
+from selfpatch.pretrain.settings import Count, Positive, Share
 
 
-@MODELS.register_module()
 class DINOPretraining(Method):
     """The student sees every crop and learns the teacher's answer to the global ones; the teacher is its average.
 
@@ -24,7 +24,7 @@ class DINOPretraining(Method):
         out_dim: number of logits of the [CLS] head.
         hidden_dim, bottleneck_dim: widths of the head.
         student_temp: τ_s. (The teacher's τ_t belongs to the schedule.)
-        centre_momentum: momentum of the centre of the teacher's logits.
+        center_momentum: momentum of the center, the mean of the teacher's logits.
     """
 
     display_name = "DINO"
@@ -33,29 +33,17 @@ class DINOPretraining(Method):
     def __init__(
         self,
         backbone: dict,
-        out_dim: int = 65536,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-        student_temp: float = 0.1,
-        centre_momentum: float = 0.9,
+        out_dim: Count = 65536,
+        hidden_dim: Count = 2048,
+        bottleneck_dim: Count = 256,
+        student_temp: Positive = 0.1,
+        center_momentum: Share = 0.9,
     ) -> None:
         super().__init__()
-        self.student_temp, self.centre_momentum = student_temp, centre_momentum
-        network = MODELS.build(backbone)
-        head = DINOHead(network.embed_dim, out_dim, hidden_dim, bottleneck_dim)
-        self.student = nn.ModuleDict({"backbone": network, "cls_head": head})
-        self.register_buffer("cls_centre", torch.zeros(out_dim))
-        self.make_teacher()
-
-    def make_teacher(self) -> None:
-        """Start the teacher as a copy of the student; call it once the student is complete."""
-        self.teacher = frozen_copy(self.student).eval()
-
-    def train(self, mode: bool = True) -> DINOPretraining:
-        """Training mode for the student only: the teacher drops no paths."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+        self.student_temp, self.center_momentum = student_temp, center_momentum
+        network = build_backbone(backbone)
+        self.add(backbone=network, cls_head=DINOHead(network.embed_dim, out_dim, hidden_dim, bottleneck_dim))
+        self.register_buffer("cls_center", torch.zeros(out_dim))
 
     def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
         """Refuse crops that give the teacher nothing to answer to, or two sizes at once."""
@@ -71,37 +59,30 @@ class DINOPretraining(Method):
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """DINO's loss of normalised crops, one tensor (V, B, 3, S, S) a group, the global crops first."""
-        student = torch.cat([self.embed_student(views, salt) for salt, views in enumerate(crops)])  # (V, B, C)
+        student = []
+        for salt, views in enumerate(crops):
+            tokens, _, _ = self.student["backbone"](views.flatten(0, 1), self.noise(views, salt))
+            student.append(tokens.view(*views.shape[:2], -1))  # (V, B, C)
         with torch.no_grad():
             V, B = crops[0].shape[:2]
-            teacher, _, _ = self.teacher["backbone"](crops[0].flatten(0, 1))
-            bottleneck = self.teacher["cls_head"].bottleneck(teacher).view(V, B, -1)
-        loss = self.distil_cls(student, bottleneck, teacher_crops=V)
+            teacher = self.teacher["backbone"](crops[0].flatten(0, 1))[0].view(V, B, -1)
+        loss = self.distil_cls(torch.cat(student), teacher, teacher_crops=V)
         return {"loss": loss, **logged(cls=loss)}
 
-    def embed_student(self, views: Tensor, salt: int) -> Tensor:
-        """The student's [CLS] (V, B, C) of the crops (V, B, 3, S, S) of one size."""
-        V, B = views.shape[:2]
-        backbone = self.student["backbone"]
-        feature, _, _ = backbone(views.flatten(0, 1), self.noise(V, B, backbone, salt))
-        return feature.view(V, B, -1)
-
-    def distil_cls(self, student: Tensor, bottleneck: Tensor, teacher_crops: int) -> Tensor:
-        """The image-level loss; moves the centre once it is computed.
+    def distil_cls(self, student: Tensor, teacher: Tensor, teacher_crops: int) -> Tensor:
+        """The image-level loss; moves the center once it is computed.
 
         Args:
-            student: the student's tokens (V, B, C).
-            bottleneck: the teacher's bottleneck features (V', B, D), of which all enter the centre.
+            student: the student's global tokens (V, B, C).
+            teacher: the teacher's (V', B, C), of which all enter the center.
             teacher_crops: how many of them, from the first, are targets.
         """
         with torch.no_grad():
-            # the last layer is linear: the mean logit is the logit of the mean feature, one more row of the product
-            rows = torch.cat([bottleneck[:teacher_crops].flatten(0, 1), bottleneck.flatten(0, 1).mean(0, keepdim=True)])
-            logits, mean = self.teacher["cls_head"].last_layer(rows).split([len(rows) - 1, 1])
-            targets = teacher_probabilities(logits, self.cls_centre, self.step.teacher_temp)
+            logits, mean = self.teacher["cls_head"].with_mean(teacher.flatten(0, 1), teacher_crops * teacher.shape[1])
+            targets = teacher_probabilities(logits, self.cls_center, self.step.teacher_temp)
         targets = targets.unflatten(0, (teacher_crops, -1))  # (Q, B, K)
         loss = crop_pair_cross_entropy(self.student["cls_head"](student), targets, self.student_temp)
-        move_centre(self.cls_centre, mean[0], self.centre_momentum)
+        move_center(self.cls_center, mean, self.center_momentum)
         return loss
 
     @torch.no_grad()
@@ -112,7 +93,7 @@ class DINOPretraining(Method):
 
     def cls_targets(self, feature: Tensor) -> Tensor:
         """The teacher's probabilities (B, K) for its global tokens (B, C)."""
-        return teacher_probabilities(self.teacher["cls_head"](feature), self.cls_centre, self.step.teacher_temp)
+        return teacher_probabilities(self.teacher["cls_head"](feature), self.cls_center, self.step.teacher_temp)
 
     def after_step(self) -> None:
         """Move the teacher towards the student (arXiv 2104.14294, section 3.1)."""

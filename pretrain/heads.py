@@ -53,6 +53,17 @@ class DINOHead(nn.Module):
         """The normalised feature (..., bottleneck_dim) of tokens (..., in_dim)."""
         return F.normalize(self.mlp(tokens), dim=-1)
 
+    def with_mean(self, tokens: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """``head(tokens)[:count], head(tokens).mean(0)`` of tokens (T, in_dim): logits, and the mean logits (out_dim,).
+
+        Since the last layer is linear, the mean of the logits is the logits of the mean bottleneck: one more row of the
+        product instead of a walk over T x out_dim numbers.
+        """
+        rows = self.bottleneck(tokens)
+        rows = torch.cat([rows[:count], rows.mean(0, keepdim=True)])
+        logits, mean = self.last_layer(rows).split([len(rows) - 1, 1])
+        return logits, mean[0]
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (..., out_dim) of tokens (..., in_dim)."""
         return self.last_layer(self.bottleneck(tokens))

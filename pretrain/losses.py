@@ -18,18 +18,18 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def move_centre(centre: Tensor, batch_mean: Tensor, momentum: float = 0.9) -> None:
-    """Move ``centre`` (K,) in place towards the mean (K,) of the teacher's logits, taken over all processes.
+def move_center(center: Tensor, batch_mean: Tensor, momentum: float = 0.9) -> None:
+    """Move ``center`` (K,) in place towards the mean (K,) of the teacher's logits, taken over all processes.
 
     DINO (arXiv 2104.14294), equation 4. Call it after the loss: a batch is centred by the batches before it.
     """
-    centre.lerp_(mean_over_processes(batch_mean.to(centre.dtype)), 1 - momentum)
+    center.lerp_(mean_over_processes(batch_mean.to(center.dtype)), 1 - momentum)
 
 
 @torch.no_grad()
-def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """The teacher's targets softmax((t - centre)/τ_t) over the last dimension, in float32; same shape as ``logits``."""
-    return ((logits.float() - centre) / temperature).softmax(-1)
+def teacher_probabilities(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
+    """The teacher's targets softmax((t - center)/τ_t) over the last dimension, in float32; same shape as ``logits``."""
+    return ((logits.float() - center) / temperature).softmax(-1)
 
 
 def crop_pair_cross_entropy(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -57,19 +57,21 @@ def crop_pair_cross_entropy(student: Tensor, targets: Tensor, temperature: float
 
 
 def patch_cross_entropy(
-    student: Tensor, teacher: Tensor, centre: Tensor, weights: Tensor, student_temp: float, teacher_temp: float
+    student: Tensor, teacher: Tensor, center: Tensor, weights: Tensor, student_temp: float, teacher_temp: float
 ) -> Tensor:
     """SelfPatch's patch-level loss (arXiv 2206.07990, section 3.2): each patch against its own target.
+
+    Σ_i weights_i · Σ -softmax((teacher_i - center)/τ_t) · log softmax(student_i/τ_s), with its gradient, in one walk.
 
     Args:
         student: logits (T, K) of all patches of all crops.
         teacher: the teacher's logits (T, K) for the same patches; no gradient.
-        centre: (K,) centre of the teacher's logits.
+        center: (K,) mean of the teacher's logits.
         weights: (T,) each patch's share of the mean; sums to 1.
         student_temp, teacher_temp: τ_s and τ_t.
     """
     with torch.autocast(student.device.type, enabled=False):  # as above
-        return _PatchCrossEntropy.apply(student, teacher, centre, weights, student_temp, teacher_temp)
+        return _PatchCrossEntropy.apply(student, teacher, center, weights, student_temp, teacher_temp)
 
 
 class _PatchCrossEntropy(torch.autograd.Function):
@@ -79,9 +81,9 @@ class _PatchCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, student, teacher, centre, weights, student_temp, teacher_temp):
+    def forward(ctx, student, teacher, center, weights, student_temp, teacher_temp):
         loss, gradient = torch.zeros((), device=student.device), torch.empty_like(student)
-        shift = centre / -teacher_temp
+        shift = center / -teacher_temp
         sharpen = torch.full((1,), 1 / student_temp, device=student.device)  # as a float32 tensor it makes bf16 float32
         rows = 32 if student.device.type == "cpu" else 8192  # half a MB each; a GPU wants few large kernels
         for s, t, w, g in zip(*(x.split(rows) for x in (student, teacher, weights, gradient))):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.losses import mean_over_processes
+from selfpatch.pretrain.renamed import renamed
 from selfpatch.pretrain.schedules import Step
-from selfpatch.pretrain.vit import VisionTransformer  # noqa: F401 - registered, for configs to name it
 
 
 @MODELS.register_module()
@@ -37,8 +37,9 @@ class CropNormalizer(BaseDataPreprocessor):
 class Method(BaseModel):
     """The base of every method.
 
-    A subclass has ``student`` and ``teacher`` (for MoBY: the online and the key networks), each with a ``backbone``,
-    and computes ``loss(crops)``. What changes from step to step is set by :meth:`set_step` before the step.
+    A subclass :meth:`add`\ s the networks of ``student`` and ``teacher`` (for MoBY: the online and the key networks), a
+    ``backbone`` among them, and computes ``loss(crops)``. Its arguments, with their types and ranges, are the config's
+    ``model``. What changes from step to step is set by :meth:`set_step` before the step.
     """
 
     display_name = "method"  # the name of a row in the reports
@@ -48,8 +49,15 @@ class Method(BaseModel):
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor={"type": "CropNormalizer"})
+        self.student, self.teacher = nn.ModuleDict(), nn.ModuleDict()
         self.seed, self.iteration = 0, 0
         self.step = Step(lr=0.0, weight_decay=0.0, momentum=1.0, teacher_temp=1.0)
+
+    def add(self, **parts: nn.Module) -> None:
+        """Add networks to the student, and to the teacher copies that no gradient trains and that drop no paths."""
+        for name, part in parts.items():
+            self.student[name], self.teacher[name] = part, deepcopy(part).requires_grad_(False)
+        self.teacher["backbone"].set_drop_path(0.0)
 
     def init_weights(self) -> None:
         """Nothing: weights are drawn at construction, and mmengine calls this after that."""
@@ -57,6 +65,12 @@ class Method(BaseModel):
     def forward(self, crops: list[Tensor], mode: str = "loss") -> dict[str, Tensor]:
         """mmengine's entry point: normalised crops (V, B, 3, S, S), one a group -> ``loss`` and its parts."""
         return self.loss(crops)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        for old, new in zip(list(state_dict), map(renamed, list(state_dict))):
+            if old != new:  # a buffer of a checkpoint from before
+                state_dict[new] = state_dict.pop(old)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def set_step(self, seed: int, iteration: int, step: Step) -> None:
         """Say which step comes: its address for random numbers, and its schedule values."""
@@ -87,6 +101,16 @@ class Method(BaseModel):
         if small := [size for size in (*sizes, *local) if size < patch]:
             raise UserError(f"a crop of {small[0]} pixels is smaller than a patch of {patch}: enlarge it in views")
 
+    def check_grids(self, sizes: Sequence[int], window: int | str) -> None:
+        """Raise :class:`UserError` if the grid of a crop (pixels a side) is so small that a window meets itself."""
+        for size in sizes:
+            side = self.student["backbone"].tokens_along(size)
+            if window != "all" and side < window:
+                raise UserError(
+                    f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "
+                    f"model.neighbourhood={window}: enlarge the crop or lower the neighbourhood"
+                )
+
     @property
     def backbone(self) -> nn.Module:
         """The network that downstream tasks take by default."""
@@ -103,19 +127,19 @@ class Method(BaseModel):
                 patterns.add(".".join([*[first, *rest][:depth], "*"]) if rest else name)
         return sorted(patterns)
 
-    def noise(self, views: int, batch: int, backbone: nn.Module, salt: int = 0) -> Tensor | None:
-        """Uniform numbers (branches, views·batch) for the drop path of crop-major ``views`` x ``batch`` images.
+    def noise(self, views: Tensor, salt: int) -> Tensor | None:
+        """Uniform numbers (branches, V·B) for the drop path of the student on crops (V, B, 3, S, S).
 
         They are drawn for the *global* batch from (seed, iteration, salt), and each process takes its images' columns:
         1, 2 or 4 processes drop the same branches of the same images.
         """
+        backbone, (V, B) = self.student["backbone"], views.shape[:2]
         if not backbone.num_branches:
             return None
         rank, world = get_dist_info()
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, salt))
-        noise = torch.rand(backbone.num_branches, views, batch * world, generator=generator)
-        device = next(backbone.parameters()).device
-        return noise[..., rank::world].flatten(1).to(device)  # image j of process r stands at j·world + r
+        noise = torch.rand(backbone.num_branches, V, B * world, generator=generator)
+        return noise[..., rank::world].flatten(1).to(views.device)  # image j of process r stands at j·world + r
 
 
 def seed_of(*address: int) -> int:
@@ -127,11 +151,6 @@ def seed_of(*address: int) -> int:
 def move_average(average: nn.Module, source: nn.Module, momentum: float) -> None:
     """average <- m·average + (1 - m)·source for all parameters at once; buffers are left alone."""
     torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - momentum)
-
-
-def frozen_copy(module: nn.ModuleDict) -> nn.ModuleDict:
-    """A copy of ``module`` that starts equal and is never trained by gradients."""
-    return deepcopy(module).requires_grad_(False)
 
 
 def logged(**parts: Tensor) -> dict[str, Tensor]:

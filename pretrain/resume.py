@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from selfpatch.pretrain.checkpoint import load_file, plain
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.renamed import modern
 
 RECIPE = ("method", "model", "views", "schedule", "optimizer", "precision", "seed")  # of a config
 UNTRAINED = "Random"  # the method that the checkpoint of an untrained network names
@@ -72,5 +73,5 @@ def check_untrained(checkpoint: Path, config: Config) -> None:
 
 def changed_recipe(meta: dict, config: Config) -> list[str]:
     """The sections of the recipe in which ``config`` differs from the one in a checkpoint's metadata."""
-    then, now = meta["config"], plain(config.to_dict())
+    then, now = modern(meta["config"]), plain(config.to_dict())
     return [section for section in RECIPE if then.get(section) != now[section]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.settings import Count, Natural, NotNegative, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,19 @@ class DINOSchedule:
         iterations: int,
         batch: int,
         *,
-        epochs: int,
-        warmup_epochs: int,
-        lr: float,
-        lr_batch: int,
-        min_lr: float,
-        weight_decay: float,
-        weight_decay_end: float,
-        momentum: float,
-        momentum_end: float,
-        teacher_temp_start: float,
-        teacher_temp: float,
-        teacher_temp_warmup_epochs: int,
-        freeze_last_layer_epochs: int,
+        epochs: Count,
+        warmup_epochs: Natural,
+        lr: NotNegative,
+        lr_batch: Count,
+        min_lr: NotNegative,
+        weight_decay: NotNegative,
+        weight_decay_end: NotNegative,
+        momentum: Share,
+        momentum_end: Share,
+        teacher_temp_start: Positive,
+        teacher_temp: Positive,
+        teacher_temp_warmup_epochs: Natural,
+        freeze_last_layer_epochs: Natural,
     ) -> None:
         check_warmup(epochs, warmup_epochs)
         self.iterations, self.epochs = iterations, epochs
@@ -121,15 +122,15 @@ class MoBYSchedule:
         iterations: int,
         batch: int,
         *,
-        epochs: int,
-        warmup_epochs: int,
-        lr: float,
-        lr_batch: int,
-        warmup_lr: float,
-        min_lr: float,
-        weight_decay: float,
-        momentum: float,
-        momentum_end: float,
+        epochs: Count,
+        warmup_epochs: Natural,
+        lr: NotNegative,
+        lr_batch: Count,
+        warmup_lr: NotNegative,
+        min_lr: NotNegative,
+        weight_decay: NotNegative,
+        momentum: Share,
+        momentum_end: Share,
     ) -> None:
         check_warmup(epochs, warmup_epochs)
         self.total, self.warmup = epochs * iterations, warmup_epochs * iterations

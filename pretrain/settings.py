@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic.fields import FieldInfo
 
 from selfpatch.pretrain.cli import UserError
@@ -54,6 +54,13 @@ class Settings(BaseModel):
         is_path = isinstance(value, str) and Path in _parts(cls.model_fields[info.field_name].annotation)
         return Path(value) if is_path else value
 
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 Model = TypeVar("Model", bound=Settings)
 
@@ -192,10 +199,10 @@ def _wanted(error: Mapping[str, Any], hint: Any, as_text: bool) -> str:
 
 
 def _range(ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> str:
-    low = f"{ge:g} or more" if ge is not None else f"above {gt:g}" if gt is not None else ""
-    high = f"at most {le:g}" if le is not None else f"below {lt:g}" if lt is not None else ""
+    low = f"{ge:.12g} or more" if ge is not None else f"above {gt:.12g}" if gt is not None else ""
+    high = f"at most {le:.12g}" if le is not None else f"below {lt:.12g}" if lt is not None else ""
     if ge is not None and high:
-        return f"from {ge:g} to {le:g}" if le is not None else f"from {ge:g} to {high}"
+        return f"from {ge:.12g} to {le:.12g}" if le is not None else f"from {ge:.12g} to {high}"
     return " and ".join(part for part in (low, high) if part)
 
 

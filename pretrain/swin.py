@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from selfpatch.pretrain.backbone import Backbone
+from selfpatch.pretrain.settings import Count, Rate
 from selfpatch.pretrain.vit import MLP, DropPath
 
 SIZES = {  # name: (width of the first stage, depths, heads), as in arXiv 2103.14030, section 3.3
@@ -139,7 +139,6 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
-@MODELS.register_module()
 class Swin(Backbone):
     """A Swin transformer that gives a global feature and the patch tokens of its last grid, for any image size.
 
@@ -169,12 +168,12 @@ class Swin(Backbone):
     def __init__(
         self,
         size: str = "tiny",
-        window: int = 7,
+        window: Count = 7,
         final_norm: bool = True,
-        drop_path_rate: float = 0.0,
-        embed_dim: int | None = None,
-        depths: tuple[int, ...] | None = None,
-        heads: tuple[int, ...] | None = None,
+        drop_path_rate: Rate = 0.0,
+        embed_dim: Count | None = None,
+        depths: tuple[Count, ...] | None = None,
+        heads: tuple[Count, ...] | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

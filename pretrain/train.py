@@ -48,7 +48,7 @@ def build_method(config: Config) -> Method:
     """The untrained method of a config, its weights drawn from ``config.seed``."""
     set_random_seed(config.seed)
     try:
-        model = method_class(config)(**{key: value for key, value in config.model.items() if key != "type"})
+        model = method_class(config)(**config.model)
     except (TypeError, ValueError) as error:
         raise UserError(f"the config's model cannot be built: {' '.join(str(error).split())}") from None
     crops = [(is_local(name), view.size) for name, view in config.views.items() for _ in range(view.get("count", 1))]
@@ -90,7 +90,7 @@ def check_run(config: Config, work_dir: Path, resume: bool, processes: int) -> t
     method = method_class(config)
     method.schedule_class(iterations, batch, **config.schedule)
     if batch < method.smallest_batch:
-        fewest = f"{config.model.type} needs {method.smallest_batch} or more"
+        fewest = f"{method.display_name} needs {method.smallest_batch} or more"
         raise UserError(f"data.batch_size={config.data.batch_size}: {fewest}")
     run = {"data": dataset.identity, "batch": batch, "iterations": iterations}
     if newest.exists():

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from selfpatch.pretrain.backbone import Backbone
+from selfpatch.pretrain.settings import Count, Natural, Rate
 
 SIZES = {  # name: (width, depth, heads), as in DeiT (arXiv 2012.12877, table 1)
     "tiny": (192, 12, 3),
@@ -123,7 +123,6 @@ class PatchEmbed(nn.Module):
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
 
-@MODELS.register_module()
 class VisionTransformer(Backbone):
     """A plain vision transformer (arXiv 2010.11929) that gives a global feature and patch tokens for any image size.
 
@@ -148,16 +147,16 @@ class VisionTransformer(Backbone):
     def __init__(
         self,
         size: str = "small",
-        patch_size: int = 16,
-        img_size: int = 224,
+        patch_size: Count = 16,
+        img_size: Count = 224,
         cls_token: bool = True,
         final_norm: bool = True,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: Rate = 0.0,
         layer_scale: float | None = None,
-        register_tokens: int = 0,
-        embed_dim: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
+        register_tokens: Natural = 0,
+        embed_dim: Count | None = None,
+        depth: Count | None = None,
+        heads: Count | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

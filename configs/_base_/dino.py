@@ -4,7 +4,6 @@ _base_ = "pretrain.py"
 method = "dino"
 model = dict(
     _delete_=True,
-    type="DINOPretraining",
     backbone=dict(
         type="VisionTransformer", size="small", patch_size=16, cls_token=True, final_norm=True, drop_path_rate=0.1
     ),
@@ -12,5 +11,5 @@ model = dict(
     hidden_dim=2048,
     bottleneck_dim=256,
     student_temp=0.1,
-    centre_momentum=0.9,
+    center_momentum=0.9,
 )

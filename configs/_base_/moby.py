@@ -9,7 +9,6 @@ _base_ = "pretrain.py"
 method = "moby"
 model = dict(
     _delete_=True,
-    type="MoBYPretraining",
     backbone=dict(
         type="VisionTransformer",
         size="small",
@@ -25,8 +24,8 @@ model = dict(
 )
 views = dict(
     _delete_=True,
-    view1=dict(size=224, scale=(0.08, 1.0), blur=1.0, solarise=0.0, interpolation="bilinear"),
-    view2=dict(size=224, scale=(0.08, 1.0), blur=0.1, solarise=0.2, interpolation="bilinear"),
+    view1=dict(size=224, scale=(0.08, 1.0), blur=1.0, solarize=0.0, interpolation="bilinear"),
+    view2=dict(size=224, scale=(0.08, 1.0), blur=0.1, solarize=0.2, interpolation="bilinear"),
 )
 data = dict(batch_size=64)  # 8 x 64 = 512
 schedule = dict(

@@ -1,8 +1,8 @@
 """MoBY+SelfPatch: the patch level on top of MoBY, positives only (negatives=True: InfoNCE against patch keys)."""
 
 _base_ = "moby.py"
+method = "moby_selfpatch"
 model = dict(
-    type="MoBYSelfPatchPretraining",
     backbone=dict(cls_token=False, final_norm=False),  # the aggregation module has its own
     negatives=False,
     patch_queue=4096,

@@ -14,7 +14,6 @@ epochs with 6 local crops and 24.2 with 10 (arXiv 2104.14294, table 8): with 8 a
 
 method = "selfpatch"  # a module of selfpatch.pretrain
 model = dict(
-    type="SelfPatchPretraining",
     backbone=dict(
         type="VisionTransformer",
         size="small",
@@ -35,12 +34,12 @@ model = dict(
     hidden_dim=2048,
     bottleneck_dim=256,
     student_temp=0.1,
-    centre_momentum=0.9,
+    center_momentum=0.9,
 )
 views = dict(  # crops of one size go through the network together; a view named local… is for the student alone
-    global1=dict(size=224, scale=(0.25, 1.0), blur=1.0, solarise=0.0),
-    global2=dict(size=224, scale=(0.25, 1.0), blur=0.1, solarise=0.2),
-    local=dict(size=96, scale=(0.05, 0.25), blur=0.5, solarise=0.0, count=8),
+    global1=dict(size=224, scale=(0.25, 1.0), blur=1.0, solarize=0.0),
+    global2=dict(size=224, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
+    local=dict(size=96, scale=(0.05, 0.25), blur=0.5, solarize=0.0, count=8),
 )
 data = dict(
     root="data/imagenet/train",

@@ -9,7 +9,6 @@ _base_ = "../_base_/toy.py"
 method = "dino"
 model = dict(
     _delete_=True,
-    type="DINOPretraining",
     backbone=dict(type="VisionTransformer", size="tiny", embed_dim=96, depth=4, heads=3, patch_size=8, img_size=64),
     out_dim=1024,
     hidden_dim=256,

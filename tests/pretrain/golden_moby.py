@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import torch
 import torch.distributed as dist
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from selfpatch.pretrain.backbone import Backbone
 from selfpatch.pretrain.moby import MoBYPretraining
 from selfpatch.pretrain.schedules import MoBYSchedule
 
@@ -27,11 +27,10 @@ NETWORKS = (
 )
 
 
-@MODELS.register_module(force=True)
-class LinearBackbone(nn.Module):
+class LinearBackbone(Backbone):
     """The recorded encoder, one Linear, behind the interface of a backbone: vectors in, (global, tokens, grid) out."""
 
-    num_branches = 0
+    blocks = ()
 
     def __init__(self, in_dim: int, embed_dim: int) -> None:
         super().__init__()
@@ -61,7 +60,7 @@ def recorded_method(recorded) -> MoBYPretraining:
     embed_dim, in_dim = recorded["init/encoder.fc.weight"].shape
     out_dim, hidden_dim = recorded["init/projector.linear_out.weight"].shape
     queue = recorded["init/queue1"].shape[1]
-    backbone = {"type": "LinearBackbone", "in_dim": in_dim, "embed_dim": embed_dim}
+    backbone = {"type": LinearBackbone, "in_dim": in_dim, "embed_dim": embed_dim}
     method = MoBYPretraining(backbone, hidden_dim=hidden_dim, out_dim=out_dim, queue=queue)
     state = {our_name(name[5:]): torch.from_numpy(recorded[name]) for name in recorded.files if name[:5] == "init/"}
     state["queue2.pointer"] = state["queue1.pointer"]

@@ -45,8 +45,8 @@ def recorded_method(recorded) -> SelfPatchPretraining:
         prefix = f"init/{network}/"
         state = {our_name(n[len(prefix) :]): recorded[n] for n in recorded.files if n.startswith(prefix)}
         getattr(method, network).load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-    method.cls_centre.copy_(torch.from_numpy(recorded["init/center"]).flatten())
-    method.patch_centre.copy_(torch.from_numpy(recorded["init/patch_center"]).flatten())
+    method.cls_center.copy_(torch.from_numpy(recorded["init/center"]).flatten())
+    method.patch_center.copy_(torch.from_numpy(recorded["init/patch_center"]).flatten())
     return method.train()
 
 
@@ -78,8 +78,8 @@ def take_step(recorded, rank: int = 0, world: int = 1) -> dict:
     method.after_step()
     return {
         "loss": {name: float(value.detach()) for name, value in parts.items()},
-        "cls_centre": method.cls_centre,
-        "patch_centre": method.patch_centre,
+        "cls_center": method.cls_center,
+        "patch_center": method.patch_center,
         "grad_norm": norms,
         "student": method.student.state_dict(),
         "teacher": method.teacher.state_dict(),

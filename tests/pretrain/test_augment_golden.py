@@ -12,7 +12,7 @@ from selfpatch.pretrain.data import list_images
 
 VIEWS = {  # of DINO and SelfPatch; fewer local crops, which only costs time
     "global1": {"size": 224, "scale": (0.25, 1.0)},
-    "global2": {"size": 224, "scale": (0.25, 1.0), "blur": 0.1, "solarise": 0.2},
+    "global2": {"size": 224, "scale": (0.25, 1.0), "blur": 0.1, "solarize": 0.2},
     "local": {"size": 96, "scale": (0.05, 0.25), "blur": 0.5, "count": 2},
 }
 
@@ -43,7 +43,7 @@ def test_golden_each_statistic_of_the_crops_is_distributed_as_published(golden_a
             assert ks_2samp(ours, published).pvalue > 1e-3, f"{view}: {name}"
 
 
-@pytest.mark.parametrize("change", [{"blur": 0.5}, {"jitter": 0.0}, {"grey": 0.0}])
+@pytest.mark.parametrize("change", [{"blur": 0.5}, {"jitter": 0.0}, {"grayscale": 0.0}])
 def test_golden_another_augmentation_is_told_apart(golden_augment, data_root, change):
     """The comparison can fail: a change of one argument shows in a column."""
     golden, multi_crop = np.load(golden_augment)["global1"], MultiCrop({"global1": {**VIEWS["global1"], **change}})

@@ -106,7 +106,7 @@ def test_trains_and_its_checkpoint_is_scored(name, video, tmp_path):
     save_file({"meta": plain(meta), "state_dict": method.state_dict()}, path)
     backbone = load_backbone(path)
     assert backbone.method == method.display_name
-    assert backbone.which == ("student" if config.method == "moby" else "teacher")
+    assert backbone.which == method.downstream == ("student" if config.method.startswith("moby") else "teacher")
     assert {key: value for key, value in backbone.arch.items() if key != "name"} == plain(method.backbone.arch)
     assert all(torch.equal(backbone.state[key], tensor) for key, tensor in method.backbone.state_dict().items())
 

@@ -16,7 +16,7 @@ from selfpatch.pretrain.images import read_picture
 
 VIEWS = {
     "global1": {"size": 32, "scale": (0.25, 1.0)},
-    "global2": {"size": 32, "scale": (0.25, 1.0), "blur": 0.1, "solarise": 0.2},
+    "global2": {"size": 32, "scale": (0.25, 1.0), "blur": 0.1, "solarize": 0.2},
     "local": {"size": 16, "scale": (0.05, 0.25), "blur": 0.5, "count": 4},
 }
 
@@ -208,11 +208,11 @@ def test_crops_are_equal_bit_by_bit_for_any_number_of_workers_and_after_a_resume
     assert all(torch.equal(a, b) for a, b in zip(alone[len(alone) // 2 :], batches(workers, [1]), strict=True))
 
 
-@pytest.mark.parametrize("change", ["blur", "solarise", "grey", "jitter", "flip"])
+@pytest.mark.parametrize("change", ["blur", "solarize", "grayscale", "jitter", "flip"])
 def test_each_change_happens_as_often_as_it_says(change):
     """With probability 0 nothing but the crop is left; with 1 the picture is another."""
     picture, box = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), (3, 5, 40, 44)
-    off = dict.fromkeys(("blur", "solarise", "grey", "jitter", "flip"), 0.0)
+    off = dict.fromkeys(("blur", "solarize", "grayscale", "jitter", "flip"), 0.0)
     plain = View(size=16, scale=(0.5, 0.5), **off)(picture, box, np.random.default_rng(1))
     changed = View(size=16, scale=(0.5, 0.5), **{**off, change: 1.0})(picture, box, np.random.default_rng(1))
     again = View(size=16, scale=(0.5, 0.5), **off)(picture, box, np.random.default_rng(1))

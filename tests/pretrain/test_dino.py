@@ -10,7 +10,7 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.dino import DINOPretraining
 from selfpatch.pretrain.losses import (
     crop_pair_cross_entropy,
-    move_centre,
+    move_center,
     patch_cross_entropy,
     teacher_probabilities,
 )
@@ -34,7 +34,7 @@ def test_golden_loss_and_centre(golden_dino_loss):
         loss = crop_pair_cross_entropy(
             student.unflatten(0, (-1, images)), targets.unflatten(0, (2, images)), temperature=0.1
         )
-        move_centre(centre, teacher.mean(0))
+        move_center(centre, teacher.mean(0))
         assert loss.item() == pytest.approx(float(recorded[f"epoch{epoch}/loss"]), rel=1e-5, abs=1e-5)
         np.testing.assert_allclose(centre, recorded[f"epoch{epoch}/center_after"].ravel(), rtol=1e-5, atol=1e-5)
 
@@ -133,9 +133,9 @@ def test_a_batch_is_centred_by_the_batches_before_it():
     method = dino()
     method.set_step(0, 0, Step(lr=0, weight_decay=0, momentum=1, teacher_temp=0.04))
     first = method(CROPS)["loss"].item()
-    assert method.cls_centre.abs().sum() > 0
+    assert method.cls_center.abs().sum() > 0
     assert method(CROPS)["loss"].item() != first
-    method.cls_centre.zero_()
+    method.cls_center.zero_()
     assert method(CROPS)["loss"].item() == first
 
 
@@ -143,7 +143,7 @@ def test_drop_path_depends_on_seed_and_iteration_alone():
     method = dino(drop_path_rate=0.5)
 
     def loss(seed: int, iteration: int) -> float:
-        method.cls_centre.zero_()
+        method.cls_center.zero_()
         method.set_step(seed, iteration, Step(lr=0, weight_decay=0, momentum=1, teacher_temp=0.04))
         return method(CROPS)["loss"].item()
 

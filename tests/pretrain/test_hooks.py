@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.registry import MODELS
 
 from selfpatch.pretrain.config import load_config
 from selfpatch.pretrain.hooks import WatchTargets, entropy, spread
+from selfpatch.pretrain.train import build_method
 
 UNIFORM = torch.full((8, 16), 1 / 16)
 SPREAD_OUT = torch.eye(16)[:8]
@@ -67,7 +67,7 @@ def test_nothing_is_looked_at_between_the_lines_of_the_log(caplog):
 @pytest.mark.parametrize("name", ["dino_toy", "selfpatch_toy", "moby_toy"])
 def test_every_method_can_be_watched(name):
     torch.manual_seed(0)
-    method = MODELS.build(load_config(name, {}).model)
+    method = build_method(load_config(name))
     tokens, targets = method.diagnose(torch.randn(2, 3, 64, 64))
     assert tokens.shape == (2, 64, 96)
     assert not tokens.requires_grad

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import runpy
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import golden_moby
+import moby_plain as plain
 import numpy as np
 import pytest
 import torch
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.contrastive import ContrastiveHead, KeyQueue, SyncBatchNorm, info_nce
-from selfpatch.pretrain.moby import MoBYPretraining, MoBYSelfPatchPretraining
+from selfpatch.pretrain.moby import MoBYPretraining, by_view
+from selfpatch.pretrain.moby_selfpatch import MoBYSelfPatchPretraining
 from selfpatch.pretrain.optim import PretrainOptimWrapper
 from selfpatch.pretrain.schedules import MoBYSchedule, Step
+from selfpatch.pretrain.settings import arguments, check
 from selfpatch.pretrain.vit import VisionTransformer
 
-SCRIPT = Path(__file__).with_name("golden_moby.py")
-spec = importlib.util.spec_from_file_location("golden_moby", SCRIPT)
-golden_moby = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(golden_moby)
-plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "reference" / "moby_plain.py")))
+SCRIPT = Path(golden_moby.__file__)
 
 
 # --- the recorded steps ----------------------------------------------------------------------------------------------
@@ -199,7 +196,7 @@ def test_keys_move_before_they_are_computed():
     torch.nn.init.normal_(method.student["backbone"].patch_embed.proj.weight, std=0.05)  # the two differ now
     method.set_step(0, 0, step(momentum=0.0))
     method(VIEWS)
-    expected = method.keys(list(method.embed_key(VIEWS[0])))[0]
+    expected = method.keys(by_view(method.teacher["backbone"](VIEWS[0].flatten(0, 1))[0], VIEWS[0]))[0]
     for part in ("backbone", "projector"):
         ours, theirs = method.teacher[part].parameters(), method.student[part].parameters()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
@@ -219,10 +216,10 @@ def test_only_parameters_move_with_momentum():
 def test_drop_path_is_drawn_from_an_address():
     method = moby()
     method.set_step(0, 5, step(1.0))
-    first, again = (method.embed_online(VIEWS[0], 0) for _ in range(2))
+    first, again = (method.noise(VIEWS[0], 0) for _ in range(2))
     assert torch.equal(first, again)
     method.set_step(0, 6, step(1.0))
-    assert not torch.equal(first, method.embed_online(VIEWS[0], 0))
+    assert not torch.equal(first, method.noise(VIEWS[0], 0))
 
 
 def test_views_of_two_sizes_are_compared():
@@ -271,12 +268,12 @@ def test_patch_keys_are_the_same_however_the_batch_is_shared(monkeypatch):
     method = moby_selfpatch(negatives=True, patch_keys=3)
     method.set_step(7, 11, step(0.99))
     keys = torch.randn(4, 16, 8)
-    whole = method.some_keys(keys, salt=0)
+    whole = method.drawn_keys(keys, salt=0)
     assert len(whole.flatten(0, 1).unique(dim=0)) == 4 * 3  # an image's are different patches
-    assert not torch.equal(whole, method.some_keys(keys, salt=1))
+    assert not torch.equal(whole, method.drawn_keys(keys, salt=1))
     for rank in range(2):
-        monkeypatch.setattr("selfpatch.pretrain.moby.get_dist_info", lambda rank=rank: (rank, 2))
-        assert torch.equal(method.some_keys(keys[rank::2], salt=0), whole[rank::2])
+        monkeypatch.setattr("selfpatch.pretrain.moby_selfpatch.get_dist_info", lambda rank=rank: (rank, 2))
+        assert torch.equal(method.drawn_keys(keys[rank::2], salt=0), whole[rank::2])
 
 
 def test_positives_only_is_zero_where_the_prediction_is_the_target():
@@ -289,8 +286,8 @@ def test_positives_only_is_zero_where_the_prediction_is_the_target():
 def test_targets_are_of_the_same_view():
     """A view's targets come from that view alone: here the mean of each patch's eight neighbours in it."""
     method = moby_selfpatch(aggregation="mean", k=8)
-    targets = [target for _, target in method.embed_key(VIEWS[0])]
-    swapped = [target for _, target in method.embed_key(VIEWS[0].flip(0))]
+    _, targets = method.key_features(VIEWS)
+    _, swapped = method.key_features([VIEWS[0].flip(0)])
     torch.testing.assert_close(targets[0], swapped[1])
     _, x, _ = method.teacher["backbone"](VIEWS[0][0])
     others = torch.stack([x[:, [j for j in range(16) if j != i and near(i, j)]].mean(1) for i in range(16)], dim=1)
@@ -315,10 +312,7 @@ def test_a_view_smaller_than_the_neighbourhood_is_named():
         moby_selfpatch(neighbourhood=5).check_crops([64, 64])
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [({"queue": 0}, "queue=0"), ({"temperature": 0.0}, "temperature=0"), ({"patch_queue": 0}, "patch_queue")],
-)
-def test_impossible_settings_are_named(options, word):
-    with pytest.raises(UserError, match=word):
-        moby_selfpatch(**options)
+@pytest.mark.parametrize(("key", "value"), [("queue", 0), ("temperature", 0.0), ("patch_queue", 0), ("patch_keys", 0)])
+def test_arguments_out_of_range_are_named(key, value):
+    with pytest.raises(UserError, match=f"model.{key}={value}: must be "):
+        check(arguments(MoBYSelfPatchPretraining), {"backbone": {}, key: value}, "model.")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-from pathlib import Path
 
 import pytest
+import selfpatch_plain
 import torch
 
 from selfpatch.pretrain.optim import PretrainOptimWrapper, parameter_groups
 from selfpatch.pretrain.schedules import Step
 from selfpatch.pretrain.selfpatch import SelfPatchPretraining
-
-path = Path(__file__).parents[1] / "reference" / "selfpatch_plain.py"
-spec = importlib.util.spec_from_file_location("selfpatch_plain", path)
-selfpatch_plain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(selfpatch_plain)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
+import inspect
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import golden_step
 import numpy as np
 import pytest
 import torch
 
-from selfpatch.pretrain import swin  # noqa: F401 - registered, for a config to name it
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.moby_selfpatch import MoBYSelfPatchPretraining
 from selfpatch.pretrain.selfpatch import (
-    AggregationModule,
+    PatchAggregation,
     SelfPatchPretraining,
     match_positives,
-    mean_of,
     neighbours,
 )
+from selfpatch.pretrain.settings import arguments, check
 
-SCRIPT = Path(__file__).with_name("golden_step.py")
-spec = importlib.util.spec_from_file_location("golden_step", SCRIPT)
-golden_step = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(golden_step)
+SCRIPT = Path(golden_step.__file__)
 
 
 def close(found, expected, name: str, rtol: float = 1e-4, atol: float = 1e-6) -> None:
@@ -50,8 +48,8 @@ def test_golden_losses_and_centres(golden_selfpatch_step_, steps):
     recorded, taken = np.load(golden_selfpatch_step_), steps(golden_selfpatch_step_)
     for ours, theirs in (("loss", "total"), ("cls", "cls"), ("patch", "patch")):
         close(taken["loss"][ours], recorded[f"loss/{theirs}"], theirs)
-    close(taken["cls_centre"], recorded["after/center"].ravel(), "center")
-    close(taken["patch_centre"], recorded["after/patch_center"].ravel(), "patch_center")
+    close(taken["cls_center"], recorded["after/center"].ravel(), "center")
+    close(taken["patch_center"], recorded["after/patch_center"].ravel(), "patch_center")
 
 
 def test_golden_gradient_norms(golden_selfpatch_step_, steps):
@@ -90,10 +88,13 @@ def test_golden_aggregated_tokens_and_positives(golden_selfpatch_step_):
     close(x, recorded["teacher/global_patch_features"], "features", rtol=0, atol=1e-4)
     table = neighbours(h, w)
     np.testing.assert_array_equal(table, recorded["neighbours_14x14"])
-    ranks, real = match_positives(x, table, method.k)
-    np.testing.assert_array_equal(ranks, recorded["teacher/global_topk"])
-    assert real.all()
-    targets, cls = method.embed_teacher(crops[0][0, :1])
+    aggregation = method.teacher["aggregation"]
+    positives, valid = match_positives(x, table, aggregation.k)
+    ranks = torch.from_numpy(recorded["teacher/global_topk"]).long()
+    assert torch.equal(positives, table.expand(len(x), -1, -1).gather(2, ranks))
+    assert valid.all()
+    tokens = aggregation.keys_values(x)
+    cls, targets = aggregation.pool_all(tokens), aggregation.aggregate(x, tokens, positives, valid)
     tokens = torch.cat([cls.unsqueeze(1), targets], dim=1)
     close(tokens, recorded["teacher/global_cls_and_aggregated"], "aggregated", rtol=0, atol=1e-4)
 
@@ -117,7 +118,7 @@ def test_golden_step_shared_by_processes(golden_selfpatch_step_, steps, tmp_path
     shared, alone = torch.load(tmp_path / "taken.pt", weights_only=True), steps(golden_selfpatch_step_)
     for part in ("cls", "patch"):  # these are logged as means over processes
         close(shared["loss"][part], alone["loss"][part], part)
-    for centre in ("cls_centre", "patch_centre"):
+    for centre in ("cls_center", "patch_center"):
         close(shared[centre], alone[centre], centre)
     for name, norm in alone["grad_norm"].items():
         close(shared["grad_norm"][name], norm, name)
@@ -152,60 +153,60 @@ def test_all_means_every_other_patch():
 def test_positives_are_the_nearest_by_cosine_whatever_their_length():
     x = torch.randn(2, 36, 8)
     table = neighbours(6, 6)
-    ranks, _ = match_positives(x, table, 4)
+    positives, _ = match_positives(x, table, 4)
     scaled, _ = match_positives(x * torch.rand(2, 36, 1) * 5 + 0, table, 4)
-    assert torch.equal(ranks, scaled)
+    assert torch.equal(positives, scaled)
     similarity = torch.nn.functional.cosine_similarity(x[:, :, None], x[:, table], dim=-1)  # (2, 36, 8)
-    assert torch.equal(ranks, similarity.topk(4).indices)
+    assert torch.equal(positives, table.expand(2, -1, -1).gather(2, similarity.topk(4).indices))
 
 
 def test_missing_candidates_are_never_positives():
     x = torch.randn(1, 16, 8)
-    _, real = match_positives(x, neighbours(4, 4, wrap=False), 4)
-    assert real[0, 0].tolist() == [True, True, True, False]  # a corner has three neighbours
-    assert real.sum() == 16 * 4 - 4
+    _, valid = match_positives(x, neighbours(4, 4, wrap=False), 4)
+    assert valid[0, 0].tolist() == [True, True, True, False]  # a corner has three neighbours
+    assert valid.sum() == 16 * 4 - 4
 
 
 @torch.no_grad()
 def test_aggregation_is_attention_over_cls_and_positives():
     """Against the plain formulation: gather first, then full attention of [c, positives] in every block."""
     torch.manual_seed(0)
-    module = AggregationModule(24, heads=3)
+    module = PatchAggregation(24, 3, 3, True, 4, "attention")
     x = torch.randn(2, 9, 24)
     positives = torch.randint(0, 9, (2, 9, 4))
-    found = module.aggregate(module.keys_values(x), positives, torch.ones(2, 9, 4, dtype=torch.bool))
+    found = module.aggregate(x, module.keys_values(x), positives, torch.ones(2, 9, 4, dtype=torch.bool))
     for image in range(2):
         for patch in range(9):
             c = module.cls_token[0]  # (1, C)
             for block in module.blocks:
                 z = block.norm1(torch.cat([c, x[image, positives[image, patch]]]))
-                q, k, v = (block.attn[name](z).view(5, 3, 8).transpose(0, 1) for name in "qkv")  # (heads, 5, d)
+                q, k, v = (getattr(block.attn, name)(z).view(5, 3, 8).transpose(0, 1) for name in "qkv")
                 mixed = ((q[:, :1] @ k.mT) / 8**0.5).softmax(-1) @ v  # (heads, 1, d)
-                c = c + block.attn["proj"](mixed.transpose(0, 1).reshape(1, 24))
+                c = c + block.attn.proj(mixed.transpose(0, 1).reshape(1, 24))
                 c = c + block.mlp(block.norm2(c))
             torch.testing.assert_close(found[image, patch], module.norm(c)[0])
 
 
-def test_a_positive_that_is_not_real_has_no_say():
+def test_a_positive_that_is_not_valid_has_no_say():
     torch.manual_seed(0)
-    module = AggregationModule(24, heads=3)
+    module = PatchAggregation(24, 3, 3, True, 4, "attention")
     x, positives = torch.randn(1, 9, 24), torch.randint(0, 9, (1, 9, 4))
-    real = torch.ones(1, 9, 4, dtype=torch.bool)
-    real[..., 3] = False
+    valid, tokens = torch.ones(1, 9, 4, dtype=torch.bool), module.keys_values(x)
+    valid[..., 3] = False
     torch.testing.assert_close(
-        module.aggregate(module.keys_values(x), positives, real),
-        module.aggregate(module.keys_values(x), positives[..., :3], real[..., :3]),
+        module.aggregate(x, tokens, positives, valid),
+        module.aggregate(x, tokens, positives[..., :3], valid[..., :3]),
     )
 
 
-def test_mean_aggregation_is_the_mean_of_the_real_positives():
+def test_mean_aggregation_is_the_normalised_mean_of_the_valid_positives():
     x, positives = torch.randn(2, 9, 5), torch.rand(2, 9, 9).argsort(-1)[..., :3]
-    real = torch.ones(2, 9, 3, dtype=torch.bool)
-    expected = torch.stack([x[b][positives[b]].mean(1) for b in range(2)])
-    torch.testing.assert_close(mean_of(x, positives, real), expected)
-    real[..., 2] = False
-    expected = torch.stack([x[b][positives[b, :, :2]].mean(1) for b in range(2)])
-    torch.testing.assert_close(mean_of(x, positives, real), expected)
+    valid = torch.ones(2, 9, 3, dtype=torch.bool)
+    module = PatchAggregation(5, 1, 3, True, 3, "mean")
+    for count in (3, 2):
+        valid[..., count:] = False
+        expected = torch.stack([x[b][positives[b, :, :count]].mean(1) for b in range(2)])
+        torch.testing.assert_close(module.aggregate(x, [], positives, valid), module.norm(expected))
 
 
 def tiny(**options) -> SelfPatchPretraining:
@@ -239,7 +240,7 @@ def test_every_variant_trains_its_patch_level(options):
     parts["loss"].backward()
     assert method.student["patch_head"].mlp[0].weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in method.teacher.parameters())
-    assert method.patch_centre.abs().sum() > 0
+    assert method.patch_center.abs().sum() > 0
 
 
 def test_weight_zero_leaves_dino_with_aggregation():
@@ -249,13 +250,29 @@ def test_weight_zero_leaves_dino_with_aggregation():
     assert "patch_head" not in method.student
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [({"neighbourhood": 4}, "neighbourhood"), ({"k": 9}, "k=9"), ({"k": 0}, "k=0"), ({"aggregation": "max"}, "max")],
-)
+@pytest.mark.parametrize(("options", "word"), [({"neighbourhood": 4}, "neighbourhood=4"), ({"k": 9}, "k=9")])
 def test_impossible_settings_are_named(options, word):
     with pytest.raises(UserError, match=word):
         tiny(**options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("k", 0, "must be 1 or more"),
+        ("k", 2.5, "expected a whole number"),
+        ("neighbourhood", 1, "must be 3 or more"),
+        ("neighbourhood", "some", "expected a whole number or all"),
+        ("aggregation", "max", "choose attention or mean"),
+        ("patch_loss_weight", -1.0, "must be 0 or more"),
+        ("patch_teacher_temp", 0.0, "must be above 0"),
+    ],
+)
+@pytest.mark.parametrize("method", [SelfPatchPretraining, MoBYSelfPatchPretraining])
+def test_arguments_out_of_range_are_named(method, key, value, told):
+    if key in inspect.signature(method).parameters:
+        with pytest.raises(UserError, match=f"model.{key}={value!r}: {told}"):
+            check(arguments(method), {"backbone": {}, key: value}, "model.")
 
 
 def test_a_crop_smaller_than_the_neighbourhood_is_named():

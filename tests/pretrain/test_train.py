@@ -87,7 +87,7 @@ def test_two_processes_train_like_one(photos, command, run, undisturbed, tmp_pat
     done = run([*words, "--gpus", "2"])
     assert done.returncode == 0, done.stderr
     expected, found = (load_file(folder / "checkpoint.pth") for folder in (undisturbed, tmp_path / "run"))
-    for name in ("cls_centre", "patch_centre", "student.backbone.blocks.0.mlp.fc1.weight"):
+    for name in ("cls_center", "patch_center", "student.backbone.blocks.0.mlp.fc1.weight"):
         torch.testing.assert_close(found["state_dict"][name], expected["state_dict"][name], rtol=1e-2, atol=1e-4)
 
 
@@ -220,7 +220,7 @@ def test_a_work_dir_that_cannot_be_written_to_is_named(photos, tiny, tmp_path, m
 
 def test_batch_norms_need_two_images(photos, tiny, tmp_path):
     config = load_config("moby_toy", {"data.batch_size": 1, "data.root": str(photos)})
-    with pytest.raises(UserError, match=r"data.batch_size=1: MoBYPretraining needs 2 or more"):
+    with pytest.raises(UserError, match=r"data.batch_size=1: MoBY needs 2 or more"):
         check_run(config, tmp_path, False, 1)
     check_run(config, tmp_path, False, 2)
 

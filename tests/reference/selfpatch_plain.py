@@ -35,12 +35,13 @@ def class_attention(module: nn.Module, x: Tensor) -> Tensor:
     for block in module.blocks:
         z = block.norm1(torch.cat([c, x], dim=1))
         M, n, C = z.shape
-        d = C // block.heads
-        q = block.attn["q"](z[:, :1]).reshape(M, 1, block.heads, d).transpose(1, 2)
-        k = block.attn["k"](z).reshape(M, n, block.heads, d).transpose(1, 2)
-        v = block.attn["v"](z).reshape(M, n, block.heads, d).transpose(1, 2)
+        heads = block.attn.heads
+        d = C // heads
+        q = block.attn.q(z[:, :1]).reshape(M, 1, heads, d).transpose(1, 2)
+        k = block.attn.k(z).reshape(M, n, heads, d).transpose(1, 2)
+        v = block.attn.v(z).reshape(M, n, heads, d).transpose(1, 2)
         weights = ((q @ k.transpose(-2, -1)) * d**-0.5).softmax(dim=-1)
-        c = c + block.attn["proj"]((weights @ v).transpose(1, 2).reshape(M, 1, C))
+        c = c + block.attn.proj((weights @ v).transpose(1, 2).reshape(M, 1, C))
         c = c + block.mlp(block.norm2(c))
     return module.norm(c[:, 0])
 
@@ -68,26 +69,27 @@ def plain_loss(method: SelfPatchPretraining, crops: list[Tensor], teacher_temp: 
             x = patch_tokens(teacher["backbone"], images)
             teacher_cls += teacher["cls_head"](class_attention(teacher["aggregation"], x)).chunk(V)
             side = round(x.shape[1] ** 0.5)
-            targets = class_attention(teacher["aggregation"], positives_of(x, side, method.neighbourhood, method.k))
+            module = teacher["aggregation"]
+            targets = class_attention(module, positives_of(x, side, module.neighbourhood, module.k))
             teacher_patches += teacher["patch_head"](targets.view_as(x)).chunk(V)
 
     pairs = []
     for q in range(len(crops[0])):
-        target = F.softmax((teacher_cls[q] - method.cls_centre) / teacher_temp, dim=-1)
+        target = F.softmax((teacher_cls[q] - method.cls_center) / teacher_temp, dim=-1)
         for v in range(len(student_cls)):
             if v != q:
                 pairs.append(-(target * F.log_softmax(student_cls[v] / method.student_temp, dim=-1)).sum(-1).mean())
     same = []
     for target, student_crop in zip(teacher_patches, student_patches):
-        target = F.softmax((target - method.patch_centre) / method.patch_teacher_temp, dim=-1)
+        target = F.softmax((target - method.patch_center) / method.patch_teacher_temp, dim=-1)
         log_probability = F.log_softmax(student_crop / method.patch_student_temp, dim=-1)
         same.append(-(target * log_probability).sum(-1).mean())
     cls_loss, patch_loss = sum(pairs) / len(pairs), sum(same) / len(same)
     with torch.no_grad():
-        m = method.centre_momentum
-        method.cls_centre.copy_(m * method.cls_centre + (1 - m) * torch.cat(teacher_cls).mean(0))
+        m = method.center_momentum
+        method.cls_center.copy_(m * method.cls_center + (1 - m) * torch.cat(teacher_cls).mean(0))
         patches = torch.cat([crop.flatten(0, 1) for crop in teacher_patches])
-        method.patch_centre.copy_(m * method.patch_centre + (1 - m) * patches.mean(0))
+        method.patch_center.copy_(m * method.patch_center + (1 - m) * patches.mean(0))
     return cls_loss + method.patch_loss_weight * patch_loss, cls_loss, patch_loss
 
 
