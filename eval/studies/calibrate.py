@@ -46,6 +46,7 @@ class Instrument:
 
     task: str
     protocol: str | None = None  # None: the task's default
+    changes: tuple[str, ...] = ()  # further options of the evaluation, such as ("--short-side", "240")
 
     @property
     def name(self) -> str:
@@ -103,7 +104,8 @@ def options(instrument: Instrument, args: argparse.Namespace) -> list[str]:
     words = ["--data", str(getattr(args, FOLDERS[instrument.task]))]
     if instrument.task == "coco" and args.images:
         words += ["--images", str(args.images)]
-    return [*words, "--protocol", instrument.protocol] if instrument.protocol else words
+    words += ["--protocol", instrument.protocol] if instrument.protocol else []
+    return [*words, *instrument.changes]
 
 
 def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) -> Record:
@@ -183,6 +185,7 @@ def main(argv: Sequence[str]) -> int:
 
     chosen = _chosen(args)
     raise_unless_writable(args.out, "--out")
+    args.out.mkdir(parents=True, exist_ok=True)
     good = load_backbone(args.good, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
     other = args.untrained or save_untrained(good, args.out)
     if args.untrained:
