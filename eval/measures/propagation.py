@@ -3,7 +3,8 @@
 A patch takes its label from the patches most similar to it in the frames before, within a window around its own place
 (arXiv 2104.14294, section 4.2.2). Where the textbook form compares every patch with every patch of eight frames and
 then masks most of the result away, this one cuts the target grid into small tiles and compares each with the rows and
-columns that its windows can reach: a quarter of the work for small patches, and the memory of one tile.
+columns that its windows can reach: a quarter of the work for small patches, and the memory of one tile. On a GPU
+nothing here waits for a result: the host runs ahead.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class LabelPropagation:
         radius: half side of the window, in patches.
         topk: how many context patches vote.
         temperature: of the softmax over the voters.
+        look_up: look voters up instead of weighing the whole window: faster on a CPU, but it asks whether places are
+            tied, which a GPU would have to wait for. None: on a CPU.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class LabelPropagation:
         radius: int = 12,
         topk: int = 5,
         temperature: float = 0.1,
+        look_up: bool | None = None,
     ) -> None:
         h, w, C = tokens.shape
+        self.look_up = tokens.device.type == "cpu" if look_up is None else look_up
         self.context_frames, self.topk, self.temperature = context_frames, topk, temperature
         self.rows, self.columns = _spans(h, TILE[0], radius), _spans(w, TILE[1], radius)
         self.outside = [_outside(n, radius, tokens) for n in (h, w)]
@@ -53,7 +58,6 @@ class LabelPropagation:
         # A copy for each tile column: the rows of its window then lie one after the other, ready to be multiplied.
         self.strips = [tokens.new_empty(slots, h, right - left, C) for _, _, left, right in self.columns]
         self.maps = soft_map.new_empty(slots, *soft_map.shape)
-        self.first_patch = torch.arange(slots, device=tokens.device) * (h * w)  # where a slot's places begin in maps
         self.seen = 0
         self._remember(F.normalize(tokens, dim=-1), soft_map)
 
@@ -77,40 +81,48 @@ class LabelPropagation:
         self.seen += 1
 
     def _tile(self, tokens: Tensor, strip: Tensor, frames: int, row: Span, column: Span) -> Tensor:
-        """Labels (rows, columns, K) of the T target patches of a tile, from the W places of their common window.
-
-        A place whose best frame is not among a target's ``topk`` best places can hold none of its voters: so only the
-        maximum over frames is masked and ranked, an eighth of the similarities, and the places found are looked up
-        frame by frame.
-        """
+        """Labels (rows, columns, K) of the T target patches of a tile, from the W places of their common window."""
         (top, bottom, above, below), (start, stop, left, right) = row, column
-        K = self.maps.shape[-1]
         target = tokens[top:bottom, start:stop].flatten(0, 1)  # (T, C)
         context = strip[:frames, above:below].flatten(1, 2)  # (frames, W, C)
         similarity = target @ context.transpose(1, 2)  # (frames, T, W)
         rows_off, columns_off = self.outside[0][top:bottom, above:below], self.outside[1][start:stop, left:right]
         outside = (rows_off[:, None, :, None] + columns_off[None, :, None, :]).view(similarity.shape[1:])  # (T, W)
-        best = similarity.amax(0) + outside  # (T, W)
+        maps = self.maps[:frames, above:below, left:right]  # (frames, rows, columns, K)
+        if self.look_up:
+            labels, tied = self._looked_up(similarity, outside, maps)
+            if tied.any():  # flat pictures only: these targets let every tie of the whole window vote
+                labels[tied] = self._weighed(similarity[:, tied], outside[tied], maps)
+        else:
+            labels = self._weighed(similarity, outside, maps)
+        return labels.view(bottom - top, stop - start, -1)
 
+    def _weighed(self, similarity: Tensor, outside: Tensor, maps: Tensor) -> Tensor:
+        """Labels (T, K) by the weights of all places of the window, most of which are 0."""
+        everyone = (similarity + outside).transpose(0, 1).flatten(1)  # (T, frames · W)
+        threshold = everyone.topk(min(self.topk, everyone.shape[1])).values[:, -1:]  # (T, 1)
+        return self._weights(everyone, threshold) @ maps.reshape(-1, maps.shape[-1])
+
+    def _looked_up(self, similarity: Tensor, outside: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (T, K) of the best places alone, and for which targets (T,) more places may be tied than those.
+
+        A place whose best frame is not among a target's ``topk`` best places can hold none of its voters: so only the
+        maximum over frames is masked and ranked, an eighth of the similarities, and the places found are looked up
+        frame by frame.
+        """
+        frames, _, W = similarity.shape
+        best = similarity.amax(0) + outside  # (T, W)
         # One place more than needed: if that reaches the threshold too, more places may be tied than were looked up.
-        value, place = best.topk(min(self.topk + 1, best.shape[1]))  # (T, k + 1)
+        value, place = best.topk(min(self.topk + 1, W))  # (T, k + 1)
         voters = similarity.gather(2, place.expand(frames, -1, -1)).masked_fill(value == -torch.inf, -torch.inf)
         voters = voters.permute(1, 2, 0).flatten(1)  # (T, (k + 1) · frames)
         threshold = voters.topk(min(self.topk, voters.shape[1])).values[:, -1:]  # (T, 1)
-
-        y, x = above + place // (right - left), left + place % (right - left)
-        patch = (y * self.maps.shape[2] + x)[..., None] + self.first_patch[:frames]  # (T, k + 1, frames)
+        patch = place[..., None] + torch.arange(frames, device=place.device) * W  # (T, k + 1, frames)
         weight = self._weights(voters, threshold)
         labels = F.embedding_bag(
-            patch.flatten(1), self.maps.view(-1, K), per_sample_weights=weight, mode="sum"
+            patch.flatten(1), maps.reshape(frames * W, -1), per_sample_weights=weight, mode="sum"
         )  # (T, K)
-
-        tied = (value[:, -1:] >= threshold).logical_and(value[:, -1:] > -torch.inf).squeeze(1)
-        if tied.any():  # flat pictures only: these targets let every tie of the whole window vote
-            everyone = (similarity[:, tied] + outside[tied]).transpose(0, 1).flatten(1)  # (tied, frames · W)
-            window = self.maps[:frames, above:below, left:right].reshape(-1, K)  # (frames · W, K)
-            labels[tied] = self._weights(everyone, threshold[tied]) @ window
-        return labels.view(bottom - top, stop - start, K)
+        return labels, (value[:, -1] >= threshold[:, 0]).logical_and(value[:, -1] > -torch.inf)
 
     def _weights(self, similarity: Tensor, threshold: Tensor) -> Tensor:
         """Softmax over the similarities of a row that reach its threshold, 0 for the others."""
@@ -145,8 +157,8 @@ def hard_labels(soft_map: Tensor, size: tuple[int, int]) -> Tensor:
     for label, channel in enumerate(soft_map.permute(2, 0, 1)):
         pixels = F.interpolate(channel[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]  # (H, W)
         low, high = pixels.aminmax()
-        if high > max(low, 0):
-            pixels = (pixels - low) / (high - low)
+        scaled = high > low.clamp(min=0)  # a tensor: no device waits here
+        pixels = (pixels - low * scaled) / torch.where(scaled, high - low, 1)
         if label == 0:
             highest, winner = pixels, torch.zeros_like(pixels, dtype=torch.uint8)
         else:

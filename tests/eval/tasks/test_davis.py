@@ -56,6 +56,7 @@ def assert_equal_maps(found, expected):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("look_up", [True, False])  # as on a CPU, and as on a GPU
 @pytest.mark.parametrize(
     ("grid", "objects", "options"),
     [
@@ -69,26 +70,27 @@ def assert_equal_maps(found, expected):
         ((1, 2), 1, {"topk": 5}),
     ],
 )
-def test_equals_the_plain_formulation(grid, objects, options):
+def test_equals_the_plain_formulation(grid, objects, options, look_up):
     generator = torch.Generator().manual_seed(0)
     scene = torch.randn(*grid, 12, generator=generator)
     frames = [scene.roll((t // 2, t), (0, 1)) + 0.5 * torch.randn(*grid, 12, generator=generator) for t in range(11)]
     labels = torch.randint(0, objects + 1, grid, generator=generator)
     labels[0, 0] = objects
     expected = plain.propagate_video(frames, one_hot(labels), **options)
-    assert_equal_maps(propagated(frames, one_hot(labels), **options), expected)
+    assert_equal_maps(propagated(frames, one_hot(labels), look_up=look_up, **options), expected)
 
 
+@pytest.mark.parametrize("look_up", [True, False])
 @pytest.mark.parametrize("radius", [2, 12])
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_all_ties_vote(radius, levels):
+def test_all_ties_vote(radius, levels, look_up):
     """Features of few values (exact in float32) tie by the dozen: every one that equals the fifth counts."""
     generator = torch.Generator().manual_seed(levels)
     corners = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, 1], [-1, 1, 1, -1]])[:levels] / 2
     frames = [corners[torch.randint(0, levels, (13, 15), generator=generator)] for _ in range(10)]
     first = one_hot(torch.randint(0, 3, (13, 15), generator=generator))
     expected = plain.propagate_video(frames, first, radius=radius)
-    assert_equal_maps(propagated(frames, first, radius=radius), expected)
+    assert_equal_maps(propagated(frames, first, radius=radius, look_up=look_up), expected)
 
 
 def test_a_still_video_keeps_its_labels():
