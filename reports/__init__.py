@@ -44,11 +44,13 @@ def compare(
     Raises:
         UserError: there are no records, or one is broken.
     """
+    from selfpatch.reports.bootstrap import compare_pairs
+    from selfpatch.reports.exports import bootstrap_frame
     from selfpatch.reports.frames import load_records, newest_records, records_frame, scored_records
-    from selfpatch.reports.tables import add_differences, bootstrap_frame, comparison_tables
+    from selfpatch.reports.tables import comparison_tables, pairs
 
     kept, _ = scored_records(newest_records(load_records(records))[0])
     tables = comparison_tables(records_frame(kept), baseline)
     for table in tables:
-        add_differences(table, kept, resamples, seed)
+        table.differences, _ = compare_pairs(pairs(table, kept), resamples, seed)
     return bootstrap_frame(tables)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from selfpatch.reports.bootstrap import Difference, Pair
 from selfpatch.reports.frames import GROUP, records_frame
+from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet
-from selfpatch.reports.tables import DIGITS, dataset_name, score_text
+from selfpatch.reports.tables import DIGITS, dataset_name, score_text, verdict_line
 
 SEED_AXES = ("seed", "randomness.seed")  # repetitions: averaged, never a setting that is compared
 
@@ -21,7 +23,8 @@ class Ablation:
 
     ``frame`` has a row per combination of ``axes`` with, for each of ``metrics``, the columns ``<metric>`` (mean over
     seeds), ``<metric> std`` and ``<metric> n``, and ``status`` (done, pending, or 'failed: why'). ``values`` gives each
-    axis's values as text, in the order of the grid; of the metrics in ``lower`` less is better.
+    axis's values as text, in the order of the grid; of the metrics in ``lower`` less is better. ``records`` holds those
+    of each row; ``differences`` the bootstraps of its metrics against the first row, by place and metric.
     """
 
     title: str
@@ -31,6 +34,13 @@ class Ablation:
     frame: pd.DataFrame
     miniature: bool
     lower: frozenset[str] = frozenset()
+    records: list[list[Record]] = field(default_factory=list)
+    differences: dict[tuple[int, str], Difference] = field(default_factory=dict)
+
+    def row_name(self, place: int) -> str:
+        """The settings of a row: 'k=4, aggregate=on'."""
+        names = short_names(self.axes)
+        return ", ".join(f"{names[axis]}={self.frame[axis].iloc[place]}" for axis in self.axes)
 
 
 def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
@@ -41,13 +51,23 @@ def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
     axes = [axis for axis in sweep["axes"] if axis not in SEED_AXES]
     values = {axis: [text_of(value) for value in sweep["axes"][axis]] for axis in axes}
     settings = [[text_of(cell["settings"].get(axis, "default")) for axis in axes] for cell in sweep["cells"]]
-    cells = pd.DataFrame(settings, columns=axes).assign(status=[_status(cell) for cell in sweep["cells"]])
-    by = axes or (lambda _: 0)
+    cells = pd.DataFrame(settings).assign(status=[_status(cell) for cell in sweep["cells"]])
+    by = list(range(len(axes))) or (lambda _: 0)  # columns by number: an axis may have any name
     status = cells.groupby(by, sort=False)["status"].agg(lambda lines: "; ".join(dict.fromkeys(lines)))
     scored = [(place, cell["records"]) for place, cell in enumerate(sweep["cells"]) if cell["records"]]
     parts = [records_frame(records).assign(cell=place) for place, records in scored]
+    by_path = {str(record.path): record for _, records in scored for record in records}
     if not parts:
-        return [Ablation(f"Sweep {sweep['name']}", axes, values, [], status.reset_index(), False)]
+        return [
+            Ablation(
+                f"Sweep {sweep['name']}",
+                axes,
+                values,
+                [],
+                status.reset_index().rename(columns=dict(enumerate(axes))),
+                False,
+            )
+        ]
     scores = pd.concat(parts).join(cells, on="cell")
     scores = scores[~scores["metric"].str.contains("/", regex=False)]
     tables = []
@@ -59,9 +79,21 @@ def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
         for metric in metrics:
             stats = part[part["metric"] == metric].groupby(by, sort=False)["value"].agg(["mean", "std", "count"])
             frame = frame.join(stats.set_axis([metric, f"{metric} std", f"{metric} n"], axis=1))
-        lower = frozenset(part.loc[part["lower"], "metric"])
-        tables.append(Ablation(title, axes, values, metrics, frame.reset_index(), bool(part["miniature"].any()), lower))
+        own = part.groupby(by, sort=False)["record"].agg(set).reindex(frame.index)
+        records = [[by_path[path] for path in sorted(paths)] if isinstance(paths, set) else [] for paths in own]
+        frame = frame.reset_index().rename(columns=dict(enumerate(axes)))
+        lower, miniature = frozenset(part.loc[part["lower"], "metric"]), bool(part["miniature"].any())
+        tables.append(Ablation(title, axes, values, metrics, frame, miniature, lower, records))
     return tables
+
+
+def pairs(ablation: Ablation) -> list[Pair]:
+    """The comparisons of each row with the first, by (place, metric)."""
+    return [
+        Pair((place, metric), ablation.row_name(place), records, ablation.records[0], metric)
+        for metric in ablation.metrics
+        for place, records in enumerate(ablation.records[1:], 1)
+    ]
 
 
 def text_of(value: Any) -> str:
@@ -100,4 +132,11 @@ def to_sheet(ablation: Ablation) -> Sheet:
         columns.append([Cell(text, bool(value == best)) for text, value in zip(texts, shown, strict=True)])
     columns += [[Cell(text) for text in frame["status"]]] * shows_status
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return Sheet(ablation.title, heads, rows, notes=[MINIATURE] * ablation.miniature)
+    compared = [
+        (ablation.differences.get((place, metric)), ablation.row_name(place), metric)
+        for place in range(1, len(frame))
+        for metric in ablation.metrics
+        if np.isfinite(frame[metric].iloc[place])
+    ]
+    lead = verdict_line(ablation.row_name(0), compared) if compared else ""
+    return Sheet(ablation.title, heads, rows, lead, [MINIATURE] * ablation.miniature)

@@ -12,8 +12,10 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -27,6 +29,7 @@ AGREEMENT = 0.05  # points by which the metric rebuilt from the units may miss t
 WEIGHTS = 8_000_000  # drawn at a time: 64 MB
 
 Progress = Callable[[int, int], None]
+Step = Callable[[str], AbstractContextManager[Progress | None]]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,42 @@ def compare_records(
                 "evaluate both checkpoints on the same data"
             )
     return paired_bootstrap(*sides, metric, resamples, seed, metric in a[0].lower, progress)
+
+
+class Pair(NamedTuple):
+    """A comparison to be made: ``key`` tells it apart, ``name`` is the row that is compared."""
+
+    key: Hashable
+    name: str
+    a: Sequence[Record]
+    b: Sequence[Record]
+    metric: str
+
+
+def compare_pairs(
+    pairs: Iterable[Pair], resamples: int | None = None, seed: int = 0, step: Step = lambda _: nullcontext()
+) -> tuple[dict[Any, Difference], list[str]]:
+    """Every comparison of which both sides have per-unit values.
+
+    Args:
+        pairs: what to compare.
+        resamples: draws; None: what the measure affords.
+        seed: of the draws.
+        step: ``with step(name) as progress`` shows one bootstrap's progress.
+
+    Returns:
+        key -> difference, and a line for each that cannot be had although there are units.
+    """
+    found, said = {}, []
+    for key, name, a, b, metric in pairs:
+        if not (a and b and all(record.units for record in [*a, *b])):
+            continue
+        try:
+            with step(f"bootstrap {metric}, {name}") as progress:
+                found[key] = compare_records(a, b, metric, resamples, seed, progress=progress)
+        except UserError as error:
+            said.append(f"No bootstrap of {metric} for {name}: {error}.")
+    return found, said
 
 
 def paired_bootstrap(

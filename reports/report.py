@@ -23,7 +23,8 @@ from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.reports import ablation, plots
 from selfpatch.reports.bootstrap import Progress as Callback
-from selfpatch.reports.bootstrap import add_arguments, check_arguments, unit_scores
+from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs, unit_scores
+from selfpatch.reports.exports import bootstrap_frame, comparison_csv
 from selfpatch.reports.frames import (
     load_published,
     load_records,
@@ -39,12 +40,10 @@ from selfpatch.reports.sheet import Sheet, to_markdown, to_rich
 from selfpatch.reports.tables import (
     Row,
     Table,
-    add_differences,
-    bootstrap_frame,
     bootstrap_sheet,
-    comparison_csv,
     comparison_tables,
     overview_table,
+    pairs,
     published_sheets,
     remarks,
     to_sheet,
@@ -144,22 +143,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], args: argparse.Namespace) -> Report:
     """Bootstraps, plots and sheets of all tables; what cannot be bootstrapped is said in a section's notes."""
     colours = plots.method_colours(row.method for table in tables for row in table.rows)
-    sections = []
+    sections, ablations = [], []
     with progress_bar() as progress:
+        bootstrap = partial(
+            compare_pairs, resamples=args.resamples, seed=args.bootstrap_seed, step=partial(bar, progress)
+        )
         for table in tables:
             paths = [path for row in table.rows for path in table.records[row]]
             section = Section(table, [record for path in paths for record in records if str(record.path) == path])
-            step = partial(bar, progress)
-            section.notes += add_differences(table, section.records, args.resamples, args.bootstrap_seed, step)
+            table.differences, section.notes = bootstrap(pairs(table, section.records))
             table.notes += remarks(table, section.records)
             section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
             section.plots += unit_plots(table, section, colours)
             sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
-    ablations = [one for sweep in sweeps for one in ablation.ablation_tables(sweep)]
+        for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
+            one.differences, _ = bootstrap(ablation.pairs(one))
+            ablations.append((ablation.to_sheet(one), ablation_plots(one)))
     return Report(
         to_sheet(overview_table(tables, args.baseline)) if len(tables) > 1 else None,
         sections,
-        [(ablation.to_sheet(one), ablation_plots(one)) for one in ablations],
+        ablations,
         published_sheets(load_published(), list(dict.fromkeys(record.title for record in records))),
     )
 

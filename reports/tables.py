@@ -6,17 +6,15 @@ One table per task, dataset and protocol: rows of different protocols or data ne
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from selfpatch.pretrain.cli import UserError
 from selfpatch.reports import metrics
-from selfpatch.reports.bootstrap import Difference, Progress, compare_records
+from selfpatch.reports.bootstrap import Difference, Pair
 from selfpatch.reports.frames import GROUP, ROW
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet, sheet_of
@@ -131,22 +129,27 @@ class Table:
         if self.baseline is None:
             return "No baseline: nothing is called better."
         archs = {row.arch for row in self.rows}
-        found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        said = []
         for row in self.rows:
-            if self.is_baseline(row):
-                continue
             name = f"{row.label} {row.arch}" if len(archs) > 1 else row.label
             for column in self.headline:
-                if np.isfinite(self.mean.at[row, column]):
-                    difference = self.differences.get((row, column))
-                    verdict = difference.verdict if difference else "no interval"
-                    found[verdict][name].append(column if isinstance(column, str) else f"{column[1]}, {column[0]}")
-        said = [
-            f"{verdict}: " + ", ".join(f"{name} ({'; '.join(where)})" for name, where in found[verdict].items())
-            for verdict in ("better", "worse", "cannot tell", "no interval")
-            if verdict in found
-        ]
-        return f"Against {self.baseline}: {'. '.join(said)}." if said else f"Nothing is compared with {self.baseline}."
+                if not self.is_baseline(row) and np.isfinite(self.mean.at[row, column]):
+                    metric = column if isinstance(column, str) else f"{column[1]}, {column[0]}"
+                    said.append((self.differences.get((row, column)), name, metric))
+        return verdict_line(self.baseline, said)
+
+
+def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, str, str]]) -> str:
+    """Who is better than the baseline and what cannot be told, from (difference, row, metric) of every comparison."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for difference, row, metric in differences:
+        found[difference.verdict if difference else "no interval"][row].append(metric)
+    said = [
+        f"{verdict}: " + ", ".join(f"{row} ({'; '.join(metrics)})" for row, metrics in found[verdict].items())
+        for verdict in ("better", "worse", "cannot tell", "no interval")
+        if verdict in found
+    ]
+    return f"Against {baseline}: {'. '.join(said)}." if said else f"Nothing is compared with {baseline}."
 
 
 def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> list[Table]:
@@ -184,39 +187,16 @@ def _table(group: dict[str, str], part: pd.DataFrame, baseline: str | None) -> T
     return table
 
 
-def add_differences(
-    table: Table,
-    records: Sequence[Record],
-    resamples: int | None = None,
-    seed: int = 0,
-    step: Callable[[str], AbstractContextManager[Progress | None]] = lambda _: nullcontext(),
-) -> list[str]:
-    """Bootstrap the main metrics of each row against its reference into ``table.differences``, where there are units.
-
-    Args:
-        table: of comparison_tables.
-        records: among them those behind the table.
-        resamples: draws; None: what the measure affords.
-        seed: of the draws.
-        step: ``with step(name) as progress`` shows one bootstrap's progress.
-
-    Returns:
-        a line for each bootstrap that cannot be had although there are units.
-    """
-    by_path, said = {str(record.path): record for record in records}, []
-    for column in table.headline:
-        for row in table.rows:
-            reference = table.reference(row)
-            sides = [[by_path[path] for path in table.records[one]] for one in (row, reference) if one is not None]
-            if reference is None or not all(record.units for side in sides for record in side):
-                continue
-            try:
-                with step(f"bootstrap {column}, {row.label}") as progress:
-                    found = compare_records(*sides, column, resamples, seed, progress=progress)
-                table.differences[row, column] = found
-            except UserError as error:
-                said.append(f"No bootstrap of {column} for {row.label} {row.arch}: {error}.")
-    return said
+def pairs(table: Table, records: Sequence[Record]) -> list[Pair]:
+    """The comparisons of each row's main metrics with its reference, by (row, column)."""
+    by_path = {str(record.path): record for record in records}
+    behind = {row: [by_path[path] for path in table.records[row]] for row in table.rows}
+    references = {row: reference for row in table.rows if (reference := table.reference(row)) is not None}
+    return [
+        Pair((row, column), f"{row.label} {row.arch}", behind[row], behind[reference], column)
+        for column in table.headline
+        for row, reference in references.items()
+    ]
 
 
 def remarks(table: Table, records: Sequence[Record]) -> list[str]:
@@ -328,41 +308,6 @@ def bootstrap_sheet(table: Table) -> Sheet:
         rows.append([Cell(text) for text in (*texts, one.drawn)])
     heads = [Head(name, number=name in names[3:6]) for name in names]
     return Sheet(f"Is the difference more than chance? {table.short}", heads, rows)
-
-
-def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
-    """All comparison tables under one header: a line per row of a table, three columns per metric.
-
-    ``<metric>`` is the mean, ``<metric> std`` over the seeds (empty for one), ``<metric> delta`` to the baseline.
-    """
-    lines = []
-    for table in tables:
-        for row in table.rows:
-            line = table.group | dict(zip(ROW, row, strict=True))
-            line |= {"n": int(table.n.loc[row].max()), "miniature": table.miniature}
-            for name in table.columns:
-                line |= {name: table.mean.at[row, name], f"{name} std": table.std.at[row, name]}
-                line |= {f"{name} delta": table.delta(row, name)}
-            lines.append(line)
-    return _without_empty(pd.DataFrame(lines))
-
-
-def bootstrap_frame(tables: Sequence[Table]) -> pd.DataFrame:
-    """Every bootstrapped difference as a row, with its verdict."""
-    lines = [
-        table.group | dict(zip(ROW, row, strict=True)) | one.as_dict()
-        for table in tables
-        for (row, _), one in table.differences.items()
-    ]
-    names = {"a": "value", "b": "baseline", "above": "above_zero"}
-    frame = pd.DataFrame(lines).rename(columns=names)
-    return _without_empty(frame) if lines else frame
-
-
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    spare = [name for name in frame if name.endswith((" std", " delta")) and frame[name].isna().all()]
-    epochs = frame["pretrain_epochs"].astype("Int64").mask(frame["pretrain_epochs"] == UNKNOWN)
-    return frame.drop(columns=spare).assign(pretrain_epochs=epochs)
 
 
 def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[Sheet]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.reports.ablation import ablation_tables, to_sheet
+from selfpatch.reports.ablation import ablation_tables, pairs, to_sheet
+from selfpatch.reports.bootstrap import compare_pairs
 from selfpatch.reports.frames import load_sweep
 from selfpatch.reports.sheet import to_markdown
 
@@ -105,3 +106,20 @@ def test_a_task_has_a_table_of_its_own(sweep, write_record):
     tables = ablation_tables(load_sweep(path))
     assert [table.metrics for table in tables] == [["J&F"], ["mIoU"]]
     assert [shown_table(table)[1][0][-1] for table in tables] == ["60.0", "40.0"]
+
+
+def test_rows_are_compared_with_the_first(davis, write_record, tmp_path):
+    cells = []
+    for k, shift in ((1, 0.0), (4, 0.2), (8, 0.0)):
+        for seed in (0, 1):
+            units = davis.units(shift, seed=seed)
+            path = write_record(metrics=davis.metrics(units), units=units, config={"k": k}, seed=seed)
+            settings = {"method": k, "seed": seed}  # an axis may have a column's name
+            cells.append({"name": f"{k}-{seed}", "settings": settings, "status": "done", "records": [str(path)]})
+    axes = {"method": [1, 4, 8], "seed": [0, 1]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "grid", "axes": axes, "cells": cells}))
+    (table,) = ablation_tables(load_sweep(tmp_path / "sweep.json"))
+    table.differences, said = compare_pairs(pairs(table), resamples=100)
+    assert said == []
+    assert table.differences[1, "J&F"].seeds == (2, 2)
+    assert to_sheet(table).lead == "Against method=1: better: method=4 (J&F). cannot tell: method=8 (J&F)."

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from selfpatch.reports import compare, load
+from selfpatch.reports.bootstrap import compare_pairs
+from selfpatch.reports.exports import comparison_csv
 from selfpatch.reports.frames import load_published, load_records, records_frame
 from selfpatch.reports.sheet import MINIATURE, to_rich
 from selfpatch.reports.sheet import to_markdown as sheet_to_markdown
 from selfpatch.reports.tables import (
-    add_differences,
-    comparison_csv,
     comparison_tables,
     overview_table,
+    pairs,
     published_sheets,
     remarks,
     to_sheet,
@@ -209,7 +211,8 @@ def test_the_first_line_says_who_is_better_and_what_cannot_be_told(davis, write_
     write_record("Bare", metrics={"J&F": 50.0})
     records = load_records(tmp_path / "records")
     (table,) = comparison_tables(records_frame(records), "DINO")
-    assert add_differences(table, records, resamples=100) == []
+    table.differences, said = compare_pairs(pairs(table, records), resamples=100)
+    assert said == []
     said = ["better: DINO+SelfPatch (J&F)", "worse: Random (J&F)", "cannot tell: Same (J&F)", "no interval: Bare (J&F)"]
     assert to_sheet(table).lead == f"Against DINO: {'. '.join(said)}."
     assert to_markdown(overview_table([table])).count("davis2017-val, davis2017-dino@1") == 5  # legend and lead
@@ -227,7 +230,8 @@ def test_a_task_that_nobody_knows_has_its_table_and_bootstrap(write_record, tmp_
         write_record(method, task="depth", metrics={"far": 1.0, "near": 100 * hits.mean()}, units=units, **own)
     records = load_records(tmp_path / "records")
     (table,) = comparison_tables(records_frame(records))
-    assert add_differences(table, records, resamples=50) == []
+    table.differences, said = compare_pairs(pairs(table, records), resamples=50)
+    assert said == []
     assert table.title.startswith("Depth by nearest neighbour: depth")
     assert to_sheet(table).lead == "Against DINO: worse: DINO+SelfPatch (near)."  # less is better
 
@@ -239,3 +243,16 @@ def test_findings_stand_below_the_table_once(write_record, tmp_path):
     records = load_records(tmp_path / "records")
     (table,) = comparison_tables(records_frame(records))
     assert remarks(table, records) == [odd, f"MoBY: {own}"]
+
+
+def test_the_package_gives_frames(davis, write_record, tmp_path):
+    for method, shift in (("DINO", 0.0), ("DINO+SelfPatch", 0.2)):
+        for seed in range(2):
+            units = davis.units(shift, seed=seed)
+            write_record(method, seed=seed, metrics=davis.metrics(units), units=units)
+    assert len(load(tmp_path / "records")) == 4 * 3
+    frame = compare(tmp_path / "records", resamples=100)
+    (line,) = frame.to_dict("records")
+    assert (line["method"], line["metric"], line["verdict"]) == ("DINO+SelfPatch", "J&F", "better")
+    assert line["low"] < line["delta"] < line["high"]
+    assert compare(tmp_path / "records", baseline="MoBY").empty
