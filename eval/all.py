@@ -53,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
     failed = [task for task in there if not _run(task, args)]
     if failed:
         print(f"error: not scored: {', '.join(failed)} (see above)", file=sys.stderr)
+    print(flush=True)
+    records = ["--records", args.records] if args.records else []
+    subprocess.run([sys.executable, "-m", "selfpatch.reports.report", *records], check=False)
     return int(bool(failed))  # 1: a table may still be worth printing
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -55,13 +56,21 @@ class CommandParser(argparse.ArgumentParser):
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The parser of one command: ``description`` is shown as written, ``--debug`` is always there.
 
-    The shell entry points set ``SELFPATCH_COMMAND`` to the name that the user typed, so that usage lines repeat it.
+    The shell entry points and the console script set ``SELFPATCH_COMMAND`` to what the user typed, so that usage lines
+    and examples repeat it.
     """
-    parser = CommandParser(
-        prog=os.environ.get("SELFPATCH_COMMAND"), description=description, formatter_class=HelpFormatter
-    )
+    typed = os.environ.get("SELFPATCH_COMMAND")
+    if typed and typed.startswith("selfpatch "):  # examples are written for tools/, which an installed wheel has not
+        description = re.sub(r"tools/(eval_)?(\w+)\.sh", _console_name, description)
+    parser = CommandParser(prog=typed, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
+
+
+def _console_name(tool: re.Match) -> str:
+    """``selfpatch eval davis`` for ``tools/eval_davis.sh``."""
+    name = {"prepare_data": "data"}.get(tool[2], tool[2])
+    return f"selfpatch eval {name}" if tool[1] and name != "all" else f"selfpatch {name}"
 
 
 def run_command(

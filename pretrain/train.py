@@ -31,6 +31,7 @@ from selfpatch.pretrain.runner import (
     StopWhenNotFinite,
 )
 
+INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
 STEADIER = "start anew in another --work-dir with a lower schedule.lr or with precision=fp32"
 DESCRIPTION = f"""Pretrain a vision transformer with DINO, SelfPatch or MoBY.
@@ -245,4 +246,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, interrupted="the same command with --resume goes on from the last checkpoint")
+    run_command(main, interrupted=INTERRUPTED)

@@ -55,6 +55,7 @@ choose_python() {
     done
     fail "no Python 3.10-3.12 with venv found: install one, or name it with SELFPATCH_PYTHON=/path/to/python"
 }
+export PIP_NO_COMPILE=1 # byte code of what is never imported takes longer than the downloads
 pip() { "$PYTHON" -m pip --disable-pip-version-check "$@"; }
 has_pip() { pip --version >/dev/null 2>&1; }
 if ! has_pip && ! { "$PYTHON" -m ensurepip --upgrade >/dev/null 2>&1 && has_pip; }; then # none yet, or half made

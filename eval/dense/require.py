@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from types import ModuleType
 
 from selfpatch.pretrain.cli import UserError
@@ -21,7 +23,7 @@ def import_dense(name: str) -> ModuleType:
         UserError: they are missing, and this process was not started by a checkout's tools.
     """
     try:
-        return importlib.import_module(name)
+        return _import_quietly(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in PACKAGES:
@@ -34,4 +36,10 @@ def import_dense(name: str) -> ModuleType:
     if status := subprocess.run([os.environ[SETUP], "--quiet", "--dense"], check=False).returncode:
         sys.exit(status)  # it has told why
     importlib.invalidate_caches()
-    return importlib.import_module(name)
+    return _import_quietly(name)
+
+
+def _import_quietly(name: str) -> ModuleType:
+    """Import without mmdet's and mmseg's notes that a data service of no concern here is missing."""
+    with redirect_stdout(io.StringIO()):
+        return importlib.import_module(name)

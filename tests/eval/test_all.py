@@ -29,9 +29,10 @@ def calls(monkeypatch, tmp_path):
 
 def test_a_benchmark_that_fails_does_not_keep_the_others(calls, capsys):
     assert every.main(["x.pth"]) == 1
-    assert [command[:4] for command in calls] == [
+    assert [command[:4] for command in calls[:-1]] == [
         [sys.executable, "-m", "selfpatch.eval.run", task] for task in ("davis", "ade20k")
     ]
+    assert calls[-1] == [sys.executable, "-m", "selfpatch.reports.report"]  # the table of what there is
     out, err = capsys.readouterr()
     assert "coco: no data in data/coco" in out
     assert err == "error: not scored: davis (see above)\n"
@@ -41,10 +42,11 @@ def test_options_reach_the_benchmarks_that_have_them(calls, tmp_path):
     (tmp_path / "photos").mkdir()
     mini = ["--size", "mini", "--coco", "photos", "--images", "frames", "--gpus", "2", "--records", "r", "--force"]
     every.main(["x.pth", *mini])
-    davis, coco, ade20k = (" ".join(command[4:]) for command in calls)
+    davis, coco, ade20k = (" ".join(command[4:]) for command in calls[:-1])
     assert davis == "x.pth --data data/DAVIS --records r --force"
     assert coco == "x.pth --data photos --records r --force --images frames --gpus 2 --protocol mask-rcnn-mini"
     assert ade20k == "x.pth --data data/ade20k --records r --force --gpus 2 --protocol semantic-fpn-mini"
+    assert calls[-1][2:] == ["selfpatch.reports.report", "--records", "r"]
 
 
 ARCHS = {
