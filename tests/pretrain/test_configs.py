@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+import selfpatch.pretrain
 from selfpatch.eval.checkpoints.load import load_backbone
 from selfpatch.eval.datasets.davis import write_mask
 from selfpatch.eval.tasks import davis
@@ -153,23 +155,80 @@ def test_it_is_what_its_name_says(name):
 
 
 def test_the_papers_grid_is_there():
-    """Each value that the paper's ablations vary, all else as in the base of the grid."""
-    base = load_config("selfpatch_vit-ti16_4xb64-200e_coco").to_dict()
-    found = {key: {base["model"][key]} for key in CELLS}
-    for name in NAMES:
-        config = load_config(name).to_dict()
-        changed = {key for key in base["model"] if config["model"].get(key) != base["model"][key]}
-        if len(changed) == 1 and all(config[part] == base[part] for part in base if part not in ("model", "filename")):
-            key = changed.pop()
-            found.setdefault(key, set())
-            if key in CELLS:
-                found[key].add(config["model"][key])
+    """Each value that the paper's ablations vary is a cell of a sweep over the base of the grid, all else as there."""
+    found = {}
+    for path in (CONFIGS / "sweeps").glob("paper_*.yaml"):
+        sweep = yaml.safe_load(path.read_text())
+        for key, values in sweep["axes"].items():
+            if len(sweep["axes"]) == 1 and key != "config":
+                assert sweep["config"] == "selfpatch_vit-ti16_4xb64-200e_coco"
+                for value in values:
+                    load_config(sweep["config"], {key: value})
+                found[key.removeprefix("model.")] = set(values)
     assert {key: found[key] for key in CELLS} == CELLS
 
 
-@pytest.mark.parametrize("name", ["selfpatch_swin-t_8xb128-200e_in1k", "selfpatch-n5_vit-ti16_4xb64-200e_coco"])
-def test_a_crop_whose_grid_is_smaller_than_the_neighbourhood_is_named(name):
+@pytest.mark.parametrize(
+    ("name", "window"), [("selfpatch_swin-t_8xb128-200e_in1k", 3), ("selfpatch_vit-ti16_4xb64-200e_coco", 5)]
+)
+def test_a_crop_whose_grid_is_smaller_than_the_neighbourhood_is_named(name, window):
     config = narrow(name)
-    config.views.local.size = 64
+    config.views.local.size, config.model.neighbourhood = 64, window
     with pytest.raises(UserError, match=r"a crop of 64 pixels has a grid of .*smaller than"):
         build_method(config)
+
+
+METHOD = '''
+"""Keeps the student's tokens near the teacher's."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from selfpatch.pretrain.backbone import build_backbone
+from selfpatch.pretrain.method import Method, move_average
+from selfpatch.pretrain.schedules import DINOSchedule
+
+
+class Mimic(Method):
+    display_name, schedule_class = "Mimic", DINOSchedule
+
+    def __init__(self, backbone: dict, weight: Annotated[float, Field(gt=0, le=2)] = 1.0):
+        super().__init__()
+        self.weight = weight
+        self.add(backbone=build_backbone(backbone))
+
+    def loss(self, crops):
+        loss = 0
+        for salt, views in enumerate(crops):
+            images = views.flatten(0, 1)
+            found = self.student["backbone"](images, self.noise(views, salt))[1]
+            loss = loss + (found - self.teacher["backbone"](images)[1]).square().mean() * self.weight
+        return {"loss": loss}
+
+    def after_step(self):
+        move_average(self.teacher, self.student, self.step.momentum)
+'''
+METHOD_CONFIG = f"""
+_base_ = "{CONFIGS}/_base_/toy.py"
+method = "mimic"
+model = dict(_delete_=True, weight=0.5, backbone=dict(type="VisionTransformer", embed_dim=24, depth=2, heads=3))
+"""
+
+
+def test_a_method_is_one_file_and_one_config(tmp_path, monkeypatch):
+    """Dropped into pretrain/ and configs/, it trains, and its arguments are checked; nothing else knows of it."""
+    (tmp_path / "mimic.py").write_text(METHOD)
+    (tmp_path / "mimic_toy.py").write_text(METHOD_CONFIG)
+    monkeypatch.setattr(selfpatch.pretrain, "__path__", [*selfpatch.pretrain.__path__, str(tmp_path)])
+    config = load_config(str(tmp_path / "mimic_toy.py"))
+    path = tmp_path / "checkpoint.pth"
+    method = trained(config)
+    save_file({"meta": plain({**checkpoint_meta(method, config), "epoch": 1}), "state_dict": method.state_dict()}, path)
+    assert (load_backbone(path).method, load_backbone(path).which) == ("Mimic", "teacher")
+    for key, value, told in (
+        ("weight", 3.0, "must be above 0 and at most 2"),
+        ("wieght", 1.0, "did you mean model.weight"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_config(str(tmp_path / "mimic_toy.py"), {f"model.{key}": value})

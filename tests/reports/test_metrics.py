@@ -1,24 +1,21 @@
 """A metric equals the published figures where each unit counts once, and a plain loop where units are drawn."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import MORE, golden
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports import metrics
 from selfpatch.reports.metrics import CLASSIFICATION, DETECTION, SEGMENTATION, VIDEO, Measure, reference_of, resolve
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))
-SCORES = [path for name in ("jf", "davis") if (path := GOLDEN / name / "scores.json").is_file()]
+SCORES = [path for name in ("jf", "davis") if (path := golden(f"{name}/scores.json")).is_file()]
 NAMES = {"J&F": "J&F-Mean"} | {k: f"{k}-Mean" for k in "JF"}
 NAMES |= {f"{kind} {name}": f"{kind}-{name.capitalize()}" for kind in "JF" for name in ("recall", "decay")}
 
 
-@pytest.mark.skipif(not SCORES, reason=f"no scores.json in {GOLDEN} (SELFPATCH_GOLDEN)")
+@pytest.mark.skipif(not SCORES, reason=f"no scores.json in {MORE} (SELFPATCH_GOLDEN)")
 @pytest.mark.parametrize("path", SCORES, ids=lambda path: path.parent.name)
 def test_golden_global_figures_of_davis(path):
     """The official evaluation's means, recalls and decays, from its own J and F of every object and frame."""

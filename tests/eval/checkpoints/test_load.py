@@ -1,14 +1,13 @@
 """The door for checkpoints: every family's layout goes in whole, and nothing that is broken goes in at all."""
 
 import argparse
-import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recorded import MORE, golden_files
 from safetensors.torch import save_file as save_safetensors
 
 from selfpatch.eval.checkpoints import load as convert
@@ -19,8 +18,6 @@ from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 
-ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))
 DIM, DEPTH, HEADS = 48, 2, 3
 
 
@@ -691,9 +688,9 @@ class TestCheckInTheModelThatTrains:
 @pytest.mark.parametrize("full", [True, False])
 def test_golden_tokens(family, full, tmp_path):
     """The published ViTs' weights, in their checkpoints' layout, give the recorded tokens."""
-    files = sorted(GOLDEN.glob(f"vit_{family}*.npz"))
+    files = golden_files(f"vit_{family}*.npz")
     if not files:
-        pytest.skip(f"no golden files in {GOLDEN}")
+        pytest.skip(f"no golden files in {MORE}")
     for file in files:
         values = np.load(file)
         own = {
@@ -722,9 +719,9 @@ def supervised_swin(own, other):
 @pytest.mark.parametrize("layout", [moby, supervised_swin])
 def test_golden_swin(layout, tmp_path):
     """MoBY's Swin, in MoBY's and in the supervised layout, gives the recorded feature and stage inputs."""
-    files = sorted(GOLDEN.glob("swin_moby*.npz"))
+    files = golden_files("swin_moby*.npz")
     if not files:
-        pytest.skip(f"no golden files in {GOLDEN}")
+        pytest.skip(f"no golden files in {MORE}")
     for file in files:
         values = np.load(file)
         own = {n.removeprefix("weights/"): torch.from_numpy(values[n]) for n in values if n.startswith("weights/")}

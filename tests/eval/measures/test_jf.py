@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import os
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import jf_plain as plain
 import numpy as np
 import pytest
 from PIL import Image
+from recorded import DATA, MORE, golden
 
 from selfpatch.eval.measures import jf
 from selfpatch.eval.measures.bitmaps import disk_radius, score_frame
 from selfpatch.pretrain.cli import UserError, run_command
 
-ROOT = Path(__file__).resolve().parents[3]
-GOLDEN = Path(os.environ.get("SELFPATCH_GOLDEN", ROOT.parent / "shared" / "golden"))
-DATA = Path(os.environ.get("SELFPATCH_DATA", ROOT.parent / "shared" / "data"))
 GLOBAL = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
-
-spec = importlib.util.spec_from_file_location("jf_plain", ROOT / "tests" / "reference" / "jf_plain.py")
-plain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(plain)
 
 
 # --- the official values -------------------------------------------------------------------------------------------
@@ -35,17 +28,17 @@ spec.loader.exec_module(plain)
 def recorded_cases():
     """(recorded scores, folder of true masks, folder of predictions) of each recording there is."""
     cases = [
-        ("jf", GOLDEN / "jf" / "Annotations" / "480p", GOLDEN / "jf" / "pred"),
-        ("davis", DATA / "davis-mini" / "Annotations" / "480p", GOLDEN / "davis" / "masks"),
+        ("jf", golden("jf/Annotations/480p"), golden("jf/pred")),
+        ("davis", DATA / "davis-mini" / "Annotations" / "480p", golden("davis/masks")),
     ]
     for name, truth, prediction in cases:
-        scores = GOLDEN / name / "scores.json"
+        scores = golden(f"{name}/scores.json")
         if scores.is_file() and truth.is_dir() and prediction.is_dir():
             yield name, json.loads(scores.read_text()), truth, prediction
 
 
 RECORDED = {name: case for name, *case in recorded_cases()}
-needs_golden = pytest.mark.skipif(not RECORDED, reason=f"no scores.json with masks in {GOLDEN} (SELFPATCH_GOLDEN)")
+needs_golden = pytest.mark.skipif(not RECORDED, reason=f"no scores.json with masks in {MORE} (SELFPATCH_GOLDEN)")
 
 
 @needs_golden
