@@ -9,6 +9,8 @@ import pandas as pd
 from selfpatch.reports.frames import ROW
 from selfpatch.reports.tables import UNKNOWN, Table
 
+SEEDS = ("seeds", "baseline_seeds")
+
 
 def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
     """All comparison tables under one header: a line per row of a table, three columns per metric.
@@ -30,7 +32,7 @@ def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
 def bootstrap_frame(tables: Sequence[Table]) -> pd.DataFrame:
     """Every bootstrapped difference as a row, with its verdict."""
     lines = [
-        table.group | dict(zip(ROW, row, strict=True)) | one.as_dict()
+        table.group | dict(zip(ROW, row, strict=True)) | one.as_dict() | dict(zip(SEEDS, one.seeds, strict=True))
         for table in tables
         for (row, _), one in table.differences.items()
     ]

@@ -86,7 +86,8 @@ def _delta_panel(
         if difference is not None:
             span = [difference.low, difference.high]
             axes.plot(span, [place, place], color=colours[row.method], linewidth=2, solid_capstyle="butt")
-            units.add(f"over {difference.drawn.rpartition(',')[0]}")
+            seeds = " and seeds" if max(max(one.seeds) for one in table.differences.values()) > 1 else ""
+            units.add(f"over {difference.units} {difference.unit}s{seeds}")
         axes.plot(delta, place, "o", color=colours[row.method], markersize=6)
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the line at zero must not strike a label
         _label(axes, delta_text(delta), (delta, place), (0, 6), ha="center", bbox=plate)

@@ -21,6 +21,7 @@ from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet, sheet_of
 
 DIGITS = 1  # decimals of a score, as papers print them
 UNKNOWN = -1  # epochs of a checkpoint that does not say how long it was pretrained
+NO_UNITS = "cannot tell without per-unit values"
 MEASURES = [one for one in vars(metrics).values() if isinstance(one, metrics.Measure)]  # in the order of tables
 
 
@@ -124,6 +125,12 @@ class Table:
             return float("nan")
         return float(shown.min() if column in self.lower else shown.max())
 
+    def metric_name(self, column: Any) -> str:
+        """A column in a sentence: its metric, with data and protocol where another column has that metric too."""
+        if isinstance(column, str):
+            return column
+        return column[1] if sum(other[1] == column[1] for other in self.columns) == 1 else f"{column[1]}, {column[0]}"
+
     def verdicts(self) -> str:
         """Who is better than the baseline and what cannot be told, in one line."""
         if self.baseline is None:
@@ -134,8 +141,7 @@ class Table:
             name = f"{row.label} {row.arch}" if len(archs) > 1 else row.label
             for column in self.headline:
                 if not self.is_baseline(row) and np.isfinite(self.mean.at[row, column]):
-                    metric = column if isinstance(column, str) else f"{column[1]}, {column[0]}"
-                    said.append((self.differences.get((row, column)), name, metric))
+                    said.append((self.differences.get((row, column)), name, self.metric_name(column)))
         return verdict_line(self.baseline, said)
 
 
@@ -143,13 +149,13 @@ def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, s
     """Who is better than the baseline and what cannot be told, from (difference, row, metric) of every comparison."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for difference, row, metric in differences:
-        found[difference.verdict if difference else "no interval"][row].append(metric)
+        found[difference.verdict if difference else NO_UNITS][row].append(metric)
     said = [
         f"{verdict}: " + ", ".join(f"{row} ({'; '.join(metrics)})" for row, metrics in found[verdict].items())
-        for verdict in ("better", "worse", "cannot tell", "no interval")
+        for verdict in ("better", "worse", "cannot tell", NO_UNITS)
         if verdict in found
     ]
-    return f"Against {baseline}: {'. '.join(said)}." if said else f"Nothing is compared with {baseline}."
+    return f"Against {baseline}, {'; '.join(said)}." if said else f"Nothing is compared with {baseline}."
 
 
 def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> list[Table]:
@@ -321,6 +327,7 @@ def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[She
         part = part.rename(columns={"pretrain_data": "data", "pretrain_epochs": "epochs"})
         part = part.astype({"epochs": object}).fillna({"data": "–", "epochs": "–"})
         wide = part.pivot_table(index=index, columns="metric", values="value", sort=False).reset_index()
+        wide = part[index].drop_duplicates().merge(wide, on=index)  # in the order of the source, which pivoting loses
         wide = wide[[name for name in wide if name != "source"] + ["source"]]
         sheets.append(sheet_of(f"{title}: {dataset}, {protocol}", wide))
     return sheets

@@ -122,4 +122,4 @@ def test_rows_are_compared_with_the_first(davis, write_record, tmp_path):
     table.differences, said = compare_pairs(pairs(table), resamples=100)
     assert said == []
     assert table.differences[1, "J&F"].seeds == (2, 2)
-    assert to_sheet(table).lead == "Against method=1: better: method=4 (J&F). cannot tell: method=8 (J&F)."
+    assert to_sheet(table).lead == "Against method=1, better: method=4 (J&F); cannot tell: method=8 (J&F)."
