@@ -81,6 +81,17 @@ def list_files(root: str | Path, endings: Sequence[str] = PICTURES, deep: bool =
     return listing
 
 
+def merged(root: str | Path, listings: Sequence[Listing]) -> Listing:
+    """One listing of several folders below ``root``."""
+    whole = Listing(Path(root), listings[0].endings if listings else PICTURES)
+    for listing in listings:
+        whole.paths += listing.paths
+        whole.hidden += listing.hidden
+        whole.links += listing.links
+        whole.unread += listing.unread
+    return whole
+
+
 def folders_in(root: str | Path) -> list[Path]:
     """The folders directly in ``root`` that are not hidden, in order."""
     with _scanned(root) as entries:

@@ -1,4 +1,4 @@
-"""Where the data sets come from, and unpacking what the user has downloaded: safely, whole or not at all."""
+"""Where a data set comes from, and unpacking what the user has downloaded: safely, whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,64 +30,25 @@ class Source:
     """Where a data set comes from and what its archives hold.
 
     Args:
+        name: what the data doctor calls it.
         page: the official page.
         folder: where the set lies by default.
         archives: archive name → {folder inside it: folder it becomes below the set}; "" is the archive's top.
     """
 
+    name: str
     page: str
     folder: str
     archives: dict[str, dict[str, str]]
 
     def advice(self) -> str:
         """One line: what to download and which command to type then."""
-        name = next(name for name, source in SOURCES.items() if source is self)
-        files = ", ".join(self.archives)
-        return f"download {files} from {self.page} into {Path(self.folder).parent}/, then tools/prepare_data.sh {name}"
+        files, above = ", ".join(self.archives), Path(self.folder).parent
+        return f"download {files} from {self.page} into {above}/, then tools/prepare_data.sh {self.name}"
 
 
-SOURCES = {
-    "imagenet": Source(
-        "image-net.org (ILSVRC 2012, training images of tasks 1 and 2)",
-        "data/imagenet",
-        {"ILSVRC2012_img_train.tar": {"": "train"}},
-    ),
-    "coco": Source(
-        "cocodataset.org (Download)",
-        "data/coco",
-        {
-            "train2017.zip": {"train2017": "train2017"},
-            "val2017.zip": {"val2017": "val2017"},
-            "annotations_trainval2017.zip": {"annotations": "annotations"},
-        },
-    ),
-    "ade20k": Source(
-        "sceneparsing.csail.mit.edu (MIT Scene Parsing Benchmark)",
-        "data/ade20k",
-        {
-            "ADEChallengeData2016.zip": {
-                "ADEChallengeData2016/annotations": "annotations",
-                "ADEChallengeData2016/images": "images",
-                "ADEChallengeData2016/objectInfo150.txt": "objectInfo150.txt",
-            }
-        },
-    ),
-    "davis": Source(
-        "davischallenge.org (DAVIS 2017, TrainVal, 480p)",
-        "data/DAVIS",
-        {
-            "DAVIS-2017-trainval-480p.zip": {
-                "DAVIS/JPEGImages": "JPEGImages",
-                "DAVIS/Annotations": "Annotations",
-                "DAVIS/ImageSets": "ImageSets",
-            }
-        },
-    ),
-}
-
-
-def unpack_downloads(task: str, root: Path) -> list[str]:
-    """Unpack the archives of ``task`` that lie in ``root`` or beside it and are not unpacked yet.
+def unpack_downloads(source: Source, root: Path) -> list[str]:
+    """Unpack the archives of ``source`` that lie in ``root`` or beside it and are not unpacked yet.
 
     Each is unpacked into ``root/.unpacking-<archive>`` and its folders are renamed to their places at the end; a run
     that was stopped is done anew (an archive of archives, such as ImageNet's, goes on at the class where it stopped).
@@ -100,7 +61,7 @@ def unpack_downloads(task: str, root: Path) -> list[str]:
             the disk is too small.
     """
     lines = []
-    for name, parts in SOURCES[task].archives.items():
+    for name, parts in source.archives.items():
         places = [root / part for part in parts.values()]
         archive = next((folder / name for folder in (root, root.parent) if (folder / name).is_file()), None)
         if archive is None:

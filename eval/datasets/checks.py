@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from selfpatch.eval.datasets.archives import SOURCES
+from selfpatch.eval.datasets.archives import Source
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.folders import Listing, list_files
+from selfpatch.pretrain.images import ODD, Header, read_header
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 NO_BENCHMARK = "figures on it are not the published benchmark's"
 SAMPLE = 256  # how many files of a large set are opened: about a second
-COUNTS = {  # what the official sets hold
-    "imagenet": {"train": 1_281_167, "val": 50_000},
-    "coco": {"train": 118_287, "val": 5_000},
-    "ade20k": {"training": 20_210, "validation": 2_000},
-    "davis": {"train": 60, "val": 30},
-}
+FEW = 0.01  # of all quantities of a kind may be odd and only be noted: real sets hold slips
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: ``level`` is "ok", "warn" or "error"; ``fix`` says what to do about it."""
+    """One thing that was looked at.
+
+    Args:
+        level: "ok", "warn" or "error".
+        what: what was found, and where.
+        fix: what to do about it.
+        overrule: the name of the setting under which an error is a warning; empty: nothing overrules it.
+    """
 
     level: str
     what: str
     fix: str = ""
+    overrule: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.fix}" if self.fix else self.what
 
 
-def require(findings: Sequence[Finding]) -> None:
-    """Raise UserError, in one line, if there is an error among ``findings``."""
-    errors = [finding for finding in findings if finding.level == "error"]
+def require(findings: Sequence[Finding], allowed: Collection[str] = ()) -> list[str]:
+    """The warnings among ``findings``, a line each: they belong beside every figure on this set.
+
+    Args:
+        findings: what a look at a set has found.
+        allowed: settings that are on and overrule errors.
+
+    Raises:
+        UserError: there is an error that nothing overrules; the first in one line.
+    """
+    errors = [finding for finding in findings if finding.level == "error" and finding.overrule not in allowed]
     if errors:
         more = f" (and {len(errors) - 1} more: tools/prepare_data.sh lists them)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0]}{more}")
+    told = [finding for finding in findings if finding.level != "ok" and finding.fix != NO_BENCHMARK]
+    return [str(finding) for finding in told]  # that it is no benchmark, a record says by itself
 
 
 def okay(what: str) -> Finding:
@@ -48,9 +62,9 @@ def okay(what: str) -> Finding:
     return Finding("ok", what)
 
 
-def missing(path: Path, task: str) -> Finding:
+def missing(path: Path, source: Source) -> Finding:
     """An error for a file or folder that is not there, with where to get it."""
-    return Finding("error", f"{path} is missing", SOURCES[task].advice())
+    return Finding("error", f"{path} is missing", source.advice())
 
 
 def sample(items: Sequence, thorough: bool, most: int = SAMPLE) -> list:
@@ -66,26 +80,43 @@ def share(opened: int, total: int) -> str:
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """Stem → path of every picture directly in ``folder``, by name."""
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
+    """Name without ending → path of every picture directly in ``folder``; UserError if two share a name."""
+    return list_files(folder, deep=False).by_stem()
 
 
-def unreadable(paths: Iterable[Path]) -> list[Finding]:
-    """An error for each picture that cannot be decoded."""
-    broken = []
-    for path in paths:
+def passed_by(*listings: Listing) -> list[Finding]:
+    """A warning for each kind of file that was passed by."""
+    return [Finding("warn", line) for listing in listings for line in listing.passed_by()]
+
+
+def headers_of(paths: Sequence[Path], decode: bool = True) -> tuple[dict[Path, Header], list[Finding]]:
+    """The headers of pictures that can be read, to their end if ``decode``; and an error for each other one."""
+
+    def look(path: Path) -> Header | Finding:
         try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
-            reason = str(error).split(str(path))[0].strip(" '\"") or type(error).__name__
-            broken.append(Finding("error", f"{path} cannot be read ({reason})", "get that file again"))
-    return broken
+            return read_header(path, decode)
+        except UserError as error:
+            return Finding("error", str(error))
+
+    with ThreadPoolExecutor() as pool:
+        looked = dict(zip(paths, pool.map(look, paths)))
+    headers = {path: found for path, found in looked.items() if isinstance(found, Header)}
+    return headers, [found for found in looked.values() if isinstance(found, Finding)]
 
 
-def count(task: str, split: str, found: int) -> Finding:
+def oddities(headers: Iterable[Header], where: str) -> list[Finding]:
+    """A warning for each kind of odd picture: how many there are, and how they are read."""
+    headers = list(headers)
+    counts = Counter(kind for header in headers for kind in header.odd)
+    return [
+        Finding("warn", f"{where}: {counts[kind]} of {len(headers)} pictures looked at have {words}", how)
+        for kind, (words, how) in ODD.items()
+        if counts[kind]
+    ]
+
+
+def count(split: str, found: int, official: int) -> Finding:
     """How many images there are, beside how many the official set has."""
-    official = COUNTS[task][split]
     if found == official:
         return okay(f"{split}: {found} images, as in the official set")
     return Finding("warn", f"{split}: {found} images; the official set has {official}", NO_BENCHMARK)

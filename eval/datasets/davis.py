@@ -1,29 +1,64 @@
-"""DAVIS 2017 as folders: sequences read and checked, and masks written in the layout of the official submission."""
+"""DAVIS 2017 as folders: sequences read, checked and served, and masks written in the official submission's layout."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from selfpatch.eval.measures.jf import VOID, read_mask
+from selfpatch.eval.datasets.archives import Source
+from selfpatch.eval.datasets.checks import (
+    NO_BENCHMARK,
+    SAMPLE,
+    Finding,
+    missing,
+    oddities,
+    okay,
+    passed_by,
+    require,
+    sample,
+    share,
+)
+from selfpatch.eval.measures.jf import VOID
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import read_lines
+from selfpatch.pretrain.folders import Listing, list_files, merged
+from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
+from selfpatch.reports.record import Dataset
 
+SOURCE = Source(
+    "davis",
+    "davischallenge.org (DAVIS 2017, TrainVal, 480p)",
+    "data/DAVIS",
+    {
+        "DAVIS-2017-trainval-480p.zip": {
+            "DAVIS/JPEGImages": "JPEGImages",
+            "DAVIS/Annotations": "Annotations",
+            "DAVIS/ImageSets": "ImageSets",
+        }
+    },
+)
 # fmt: off
-OFFICIAL_VAL = {
-    "bike-packing", "blackswan", "bmx-trees", "breakdance", "camel", "car-roundabout", "car-shadow", "cows",
-    "dance-twirl", "dog", "dogs-jump", "drift-chicane", "drift-straight", "goat", "gold-fish", "horsejump-high",
-    "india", "judo", "kite-surf", "lab-coat", "libby", "loading", "mbike-trick", "motocross-jump",
-    "paragliding-launch", "parkour", "pigs", "scooter-black", "shooting", "soapbox",
+OFFICIAL_VAL = {  # sequence: frames, objects
+    "bike-packing": (69, 2), "blackswan": (50, 1), "bmx-trees": (80, 2), "breakdance": (84, 1), "camel": (90, 1),
+    "car-roundabout": (75, 1), "car-shadow": (40, 1), "cows": (104, 1), "dance-twirl": (90, 1), "dog": (60, 1),
+    "dogs-jump": (66, 3), "drift-chicane": (52, 1), "drift-straight": (50, 1), "goat": (90, 1), "gold-fish": (78, 5),
+    "horsejump-high": (50, 2), "india": (81, 3), "judo": (34, 2), "kite-surf": (50, 3), "lab-coat": (47, 5),
+    "libby": (49, 1), "loading": (50, 3), "mbike-trick": (79, 2), "motocross-jump": (40, 2),
+    "paragliding-launch": (80, 3), "parkour": (100, 1), "pigs": (79, 3), "scooter-black": (43, 2), "shooting": (40, 3),
+    "soapbox": (99, 3),
 }
 # fmt: on
 OFFICIAL_FRAMES = 1999
+OFFICIAL_SHORT, OFFICIAL_LONG = 480, range(640, 1281)  # pixels; most sequences are 854 x 480
+OFFICIAL_BYTES = range(15_000, 150_000)  # of a frame, on average over a sequence: 40 to 72 thousand in six of them
+ABSENT = "absent_objects"  # the setting that overrules what makes figures of objects meaningless
 LAYOUT = "expected JPEGImages/480p/<sequence>/*.jpg, Annotations/480p/<sequence>/*.png and ImageSets/2017/val.txt"
 
 
@@ -37,81 +72,221 @@ class Video:
 
     def fingerprint(self) -> str:
         """SHA-256 of the name, and of the names and contents of all frames and masks (all of DAVIS val: 0.3 s)."""
-        digest = hashlib.sha256(self.name.encode())
+        digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
         for path in (path for pair in zip(self.frames, self.masks) for path in pair):
             content = path.read_bytes()
-            digest.update(f"\n{path.name} {len(content)}\n".encode())
+            digest.update(f"\n{path.name} {len(content)}\n".encode(errors="surrogateescape"))
             digest.update(content)
         return digest.hexdigest()
 
 
-def read_tree(root: Path, resolution: str = "480p", only: Sequence[str] = ()) -> list[Video]:
-    """The validation sequences of a DAVIS tree, checked as far as that is quick.
+@dataclass(frozen=True)
+class Videos:
+    """The sequences that are evaluated, and what a reader of the figures should know of them."""
+
+    root: Path
+    resolution: str
+    videos: tuple[Video, ...]
+    chosen: bool  # by name, not all of the list
+    findings: tuple[str, ...]
+
+    @cached_property
+    def identity(self) -> Dataset:
+        """As records name it: ``davis2017-val`` if this is the official set, else by the folder's name."""
+        official = is_official(self.videos)
+        split = "val" + (f"[{','.join(video.name for video in self.videos)}]" if self.chosen else "")
+        split += "" if self.resolution == "480p" else f" {self.resolution}"
+        name = "davis2017-val" if official else f"{self.root.resolve().name}-val"
+        if name == "davis2017-val" and not official:
+            name = f"{self.root.resolve().parent.name}-davis2017-val"  # a folder's name alone makes no benchmark
+        return Dataset(name, split, fingerprint_of(self.videos), miniature=not official)
+
+
+def open_videos(
+    root: str | Path, resolution: str = "480p", sequences: Sequence[str] = (), allowed: Collection[str] = ()
+) -> Videos:
+    """The validation sequences of a DAVIS tree, after a look into every file (all of DAVIS val: about 10 s).
 
     Args:
         root: folder with JPEGImages, Annotations and ImageSets.
         resolution: name of the folder under the first two.
-        only: sequences to keep; none: all of ``ImageSets/2017/val.txt``.
+        sequences: those to keep; none: all of ``ImageSets/2017/val.txt``.
+        allowed: settings that overrule an error: :data:`ABSENT`.
+
+    Raises:
+        UserError: something is missing or cannot be evaluated.
+    """
+    videos, listed = read_tree(Path(root), resolution, sequences)
+    findings = require([*passed_by(*listed), *check_videos(videos, thorough=True)], allowed)
+    return Videos(Path(root), resolution, tuple(videos), bool(sequences), tuple(findings))
+
+
+def read_tree(root: Path, resolution: str = "480p", only: Sequence[str] = ()) -> tuple[list[Video], list[Listing]]:
+    """The validation sequences of a DAVIS tree, checked as far as that is quick; and what was passed by.
 
     Raises:
         UserError: something is missing, frames and annotations do not match, or a first annotation holds no object ids.
     """
-    images, annotations, listed = (
-        root / "JPEGImages" / resolution,
-        root / "Annotations" / resolution,
-        root / "ImageSets" / "2017" / "val.txt",
-    )
+    images, annotations = (root / kind / resolution for kind in ("JPEGImages", "Annotations"))
+    listed = root / "ImageSets/2017/val.txt"
     for path in (root, images, annotations, listed):
         if not path.exists():
             raise UserError(f"no such path: {path}; {LAYOUT.replace('480p', resolution)} (DAVIS 2017 trainval)")
-    names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"{listed} names no sequence")
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise UserError(f"{listed} names {twice[0]} twice: remove one of the lines")
+    names = read_lines(listed)
     if unknown := sorted(set(only) - set(names)):
         raise UserError(f"--sequences {','.join(unknown)}: not in {listed}")
-    videos = []
+    videos, seen = [], {images: [], annotations: []}
     for name in [name for name in names if not only or name in only]:
-        if not (images / name).is_dir() or not (annotations / name).is_dir():
-            missing = images / name if not (images / name).is_dir() else annotations / name
-            raise UserError(f"no {missing}, though {listed} names the sequence {name}")
-        frames = sorted(p for p in (images / name).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        masks = sorted((annotations / name).glob("*.png"))
-        if twice := [frame for frame, before in zip(frames[1:], frames) if frame.stem == before.stem]:
-            raise UserError(f"{images / name} has two frames {twice[0].stem}: remove {twice[0].name} or the other")
-        odd = sorted({p.stem for p in frames} ^ {p.stem for p in masks})
-        if odd:
-            raise UserError(
-                f"{len(frames)} frames in {images / name} but {len(masks)} annotations in {annotations / name}: "
-                f"only one of the two has {odd[0]}"
-            )
-        if len(frames) < 3:
-            raise UserError(
-                f"{images / name}: {len(frames)} frames; at least 3 are needed, since the first and last do not score"
-            )
-        videos.append(Video(name, tuple(frames), tuple(masks)))
+        for folder in (images / name, annotations / name):
+            if not folder.is_dir():
+                raise UserError(f"no {folder}, though {listed} names the sequence {name}")
+        frames = list_files(images / name, deep=False)
+        masks = list_files(annotations / name, [".png"], deep=False)
+        if not masks.paths:  # of another format: told by the reader of label maps
+            masks = list_files(annotations / name, deep=False)
+        videos.append(_paired(name, frames, masks))
         _check_first(videos[-1])
-    return videos
+        seen[images].append(frames)
+        seen[annotations].append(masks)
+    return videos, [merged(folder, listings) for folder, listings in seen.items()]
+
+
+def _paired(name: str, frames: Listing, masks: Listing) -> Video:
+    """A sequence whose frames and masks have the same names."""
+    images, labels = frames.by_stem(), masks.by_stem()
+    if odd := sorted(images.keys() ^ labels.keys()):
+        raise UserError(
+            f"{len(images)} frames in {frames.root} but {len(labels)} annotations in {masks.root}: "
+            f"only one of the two has {odd[0]}"
+        )
+    if len(images) < 3:
+        raise UserError(
+            f"{frames.root}: {len(images)} frames; at least 3 are needed, since the first and last do not score"
+        )
+    return Video(name, tuple(images.values()), tuple(labels[stem] for stem in images))
 
 
 def _check_first(video: Video) -> None:
-    try:
-        with Image.open(video.frames[0]) as frame:
-            size = frame.size
-    except OSError:
-        raise UserError(f"{video.frames[0]} is no readable image") from None
-    labels = read_mask(video.masks[0])
-    if labels.shape != size[::-1]:
-        raise UserError(f"{video.masks[0]} is {labels.shape[1]}x{labels.shape[0]}, its frame {size[0]}x{size[1]}")
-    ids = set(np.unique(labels).tolist())
-    if ids == {0, VOID}:
+    labels = read_labels(video.masks[0])
+    size = read_header(video.frames[0]).size
+    if labels.shape not in (size, upright_size(video.frames[0])):
+        raise UserError("{} is {}x{}, its frame {}x{}".format(video.masks[0], *labels.shape[::-1], *size[::-1]))
+    ids = ids_of(labels)
+    if not ids and (labels == VOID).any():
         raise UserError(
             f"{video.masks[0]} holds 0 and 255 only, as DAVIS 2016's masks do: take the annotations of DAVIS 2017, "
             "whose pixels are object ids 1, 2, …"
         )
-    if not ids - {0, VOID}:
+    if not ids:
         raise UserError(f"{video.masks[0]} holds no object, so there is nothing to follow in {video.name}")
+
+
+def ids_of(labels: np.ndarray) -> set[int]:
+    """The object ids in a mask: neither background nor void."""
+    return set(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()) - {0, VOID}
+
+
+def check(root: str | Path, thorough: bool = False) -> list[Finding]:
+    """Look at a tree of DAVIS 2017: sequences, frames, palette masks and their object ids.
+
+    Args:
+        root: the folder with ``JPEGImages``, ``Annotations`` and ``ImageSets``.
+        thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        return [missing(root, SOURCE)]
+    if not (root / "JPEGImages/480p").is_dir() and (root / "JPEGImages/Full-Resolution").is_dir():
+        fix = "the protocols and published figures use DAVIS-2017-trainval-480p.zip"
+        return [Finding("error", f"{root} holds full-resolution frames and no 480p", fix)]
+    try:
+        videos, listed = read_tree(root)  # what the evaluator reads, with its checks
+    except UserError as error:
+        return [Finding("error", str(error))]
+    if fault := _unofficial(videos):
+        findings = [Finding("warn", f"val is not that of DAVIS 2017 ({fault})", NO_BENCHMARK)]
+    else:
+        findings = [okay(f"val: {len(videos)} sequences, as in DAVIS 2017")]
+    return findings + passed_by(*listed) + check_videos(videos, thorough)
+
+
+def check_videos(videos: Sequence[Video], thorough: bool = False) -> list[Finding]:
+    """Look into the files of some sequences: object ids, frames and masks that can be read, sizes, what is odd.
+
+    Args:
+        videos: sequences that :func:`read_tree` found whole.
+        thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
+    """
+    findings, moments, objects = [], [], 0
+    for video in videos:
+        first = read_labels(video.masks[0])
+        ids = ids_of(first)
+        objects += max(ids)
+        moments += [_Moment(*pair, first.shape, ids) for pair in zip(video.frames, video.masks)]
+        if gaps := sorted(set(range(1, max(ids))) - ids):
+            shown = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
+            what = f"{video.masks[0]} skips object {shown}"
+            fix = (
+                "each counts as an object that is never there (J = F = 1): number objects 1, 2, …, or overrule it with"
+            )
+            findings.append(Finding("error", what, f"{fix} --{ABSENT.replace('_', '-')}", ABSENT))
+    opened = sample(moments, thorough, SAMPLE // 2)
+    headers, late = [], {}
+    with ThreadPoolExecutor() as pool:
+        for moment, looked in zip(opened, pool.map(_Moment.look, opened)):
+            findings += looked.findings
+            headers += [looked.header] if looked.header else []
+            for number in looked.ids - moment.ids:
+                late.setdefault((moment.mask.parent, number), moment.mask.name)
+    for (folder, number), name in sorted(late.items()):
+        what = f"{folder} has object {number} in {name}, but not in its first mask"
+        findings.append(Finding("warn", what, "nothing can follow it, and it is not scored as itself"))
+    findings += oddities(headers, "frames")
+    sizes = {moment.size for moment in moments}
+    if other := [size for size in sorted(sizes) if min(size) != OFFICIAL_SHORT]:
+        what = "some frames are {}x{}; 480p has a short side of 480".format(*other[0][::-1])
+        findings.append(Finding("warn", what, NO_BENCHMARK))
+    shown = share(len(opened), len(moments))
+    return [*findings, okay(f"{len(moments)} frames, {objects} objects; {shown} frames opened")]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    findings: list[Finding]
+    header: Header | None = None
+    ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A frame and its mask, and what the sequence's first mask says: (height, width) and ids."""
+
+    frame: Path
+    mask: Path
+    size: tuple[int, int]
+    ids: set[int]
+
+    def look(self) -> _Looked:
+        """Errors if one of the two cannot be read or is not of the sequence's size; else the ids in the mask."""
+        try:
+            header, labels = read_header(self.frame, decode=True), read_labels(self.mask)
+            fits = {
+                self.frame: self.size in (header.size, upright_size(self.frame)),
+                self.mask: labels.shape == self.size,
+            }
+        except UserError as error:
+            return _Looked([Finding("error", str(error))])
+        sizes = {self.frame: header.size, self.mask: labels.shape}
+        wrong = [
+            Finding(
+                "error",
+                "{} is {}x{}, the first mask {}x{}".format(path, *sizes[path][::-1], *self.size[::-1]),
+                "a sequence is of one resolution",
+            )
+            for path, fit in fits.items()
+            if not fit
+        ]
+        return _Looked(wrong, header, frozenset(ids_of(labels)))
 
 
 def fingerprint_of(videos: Iterable[Video]) -> str:
@@ -120,8 +295,35 @@ def fingerprint_of(videos: Iterable[Video]) -> str:
 
 
 def is_official(videos: Sequence[Video]) -> bool:
-    """Whether these are the 30 sequences and 1999 frames of DAVIS 2017 val: all else gives no benchmark figures."""
-    return {v.name for v in videos} == OFFICIAL_VAL and sum(len(v.frames) for v in videos) == OFFICIAL_FRAMES
+    """Whether these are the 30 sequences of DAVIS 2017 val at 480p: all else gives no benchmark figures.
+
+    What is compared: names, frames and objects of each sequence, its resolution, and the mean size of its files, which
+    is that of photographs.
+    """
+    return _unofficial(videos) is None
+
+
+def _unofficial(videos: Sequence[Video]) -> str | None:
+    """The first thing in which videos differ from DAVIS 2017 val; None if there is none."""
+    if {video.name for video in videos} != OFFICIAL_VAL.keys():
+        return (
+            f"{len(videos)} sequences, {len({v.name for v in videos} & OFFICIAL_VAL.keys())} of its {len(OFFICIAL_VAL)}"
+        )
+    for video in videos:
+        frames, objects = OFFICIAL_VAL[video.name]
+        if len(video.frames) != frames:
+            return f"{video.name} has {len(video.frames)} frames, not {frames}"
+    for video in videos:
+        _, objects = OFFICIAL_VAL[video.name]
+        first = read_labels(video.masks[0])
+        if min(first.shape) != OFFICIAL_SHORT or max(first.shape) not in OFFICIAL_LONG:
+            return "{} is {}x{}, not 480p".format(video.name, *first.shape[::-1])
+        if len(ids_of(first)) != objects:
+            return f"{video.name} has {len(ids_of(first))} objects, not {objects}"
+        mean = sum(path.stat().st_size for path in video.frames) // len(video.frames)
+        if mean not in OFFICIAL_BYTES:
+            return f"the frames of {video.name} have {mean} bytes each, as no photograph of that size has"
+    return None
 
 
 @lru_cache(1)

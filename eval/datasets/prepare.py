@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from selfpatch.eval.datasets import doctor
-from selfpatch.eval.datasets.archives import SOURCES, unpack_downloads
-from selfpatch.eval.datasets.coco import check_coco
+from selfpatch.eval.datasets.archives import unpack_downloads
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 
 DESCRIPTION = """Look at a data set: what is there, what is missing or odd, where to get it.
@@ -25,24 +27,28 @@ Examples:
 """
 
 
+def sets() -> dict[str, ModuleType]:
+    """Name → module of every data set: the modules beside this one that say where theirs comes from."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    names = [path.stem for path in files if re.search("^SOURCE = ", path.read_text(encoding="utf-8"), re.MULTILINE)]
+    return {name: importlib.import_module(f"selfpatch.eval.datasets.{name}") for name in names}
+
+
 def main(argv: Sequence[str]) -> None:
     """Unpack, check, print; UserError if anything is wrong."""
+    known = sets()
     parser = command_parser(DESCRIPTION)
-    parser.add_argument("set", choices=list(SOURCES), help="which data set")
+    parser.add_argument("set", choices=list(known), help="which data set")
     parser.add_argument("--data", type=Path, metavar="DIR", help="its folder; without it: data/<set>")
     parser.add_argument("--images", type=Path, metavar="DIR", help="coco: the photographs, where they lie elsewhere")
     parser.add_argument("--all", action="store_true", help="open every file instead of a sample of large sets")
     given = parser.parse_args(argv)
-    source = SOURCES[given.set]
-    root = given.data or Path(source.folder)
-    for line in unpack_downloads(given.set, root):
+    module = known[given.set]
+    root = given.data or Path(module.SOURCE.folder)
+    for line in unpack_downloads(module.SOURCE, root):
         print(line)
-    findings = {
-        "imagenet": lambda: doctor.check_imagenet(root, thorough=given.all),
-        "coco": lambda: check_coco(root, given.images, thorough=given.all),
-        "ade20k": lambda: doctor.check_ade20k(root, thorough=given.all),
-        "davis": lambda: doctor.check_davis(root, thorough=given.all),
-    }[given.set]()
+    more = {"images": given.images} if "images" in inspect.signature(module.check).parameters else {}
+    findings = module.check(root, thorough=given.all, **more)
     for finding in findings:
         print(f"{finding.level:<5}  {finding}")
     errors = sum(finding.level == "error" for finding in findings)

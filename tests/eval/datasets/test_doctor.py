@@ -9,13 +9,16 @@ import pytest
 from PIL import Image
 
 from selfpatch.eval.datasets import coco as coco_set
+from selfpatch.eval.datasets.ade20k import check as check_ade20k
 from selfpatch.eval.datasets.checks import Finding, require, sample
-from selfpatch.eval.datasets.coco import check_coco, photograph_names, photograph_sizes
-from selfpatch.eval.datasets.doctor import check_ade20k, check_davis, check_imagenet
+from selfpatch.eval.datasets.coco import check as check_coco
+from selfpatch.eval.datasets.coco import photograph_names, photograph_sizes
+from selfpatch.eval.datasets.davis import check as check_davis
+from selfpatch.eval.datasets.imagenet import check as check_imagenet
 from selfpatch.eval.datasets.prepare import main
 from selfpatch.pretrain.cli import UserError
 
-SIZE = (24, 16)  # width, height
+SIZE = (48, 36)  # width, height
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -95,7 +98,7 @@ ADE = "annotations/training/training1.png"
 FAULTS_OF_ADE = {
     "label beyond the classes": (lambda r: save(r / ADE, labels(0, 4)), [ADE, "label 4", "3 classes"]),
     "colour mask": (lambda r: save(r / ADE, labels(0, 1), "RGB"), [ADE, "mode RGB"]),
-    "other size": (lambda r: save(r / ADE, labels(1, size=(24, 20))), [ADE, "24x20", "24x16"]),
+    "other size": (lambda r: save(r / ADE, labels(1, size=(48, 40))), [ADE, "48x40", "48x36"]),
     "mask missing": (lambda r: (r / ADE).unlink(), ["images/training/training1.jpg has no mask"]),
     "image missing": (lambda r: (r / "images/training/training1.jpg").unlink(), [ADE, "has no image"]),
     "broken image": (lambda r: (r / "images/validation/validation0.jpg").write_text("x"), ["validation0.jpg", "read"]),
@@ -137,7 +140,7 @@ FAULTS_OF_COCO = {
         lambda r: edit(r / VAL, lambda c: c["images"][0].update(file_name="z.jpg")),
         [VAL, "1 of 2 photographs", "z.jpg"],
     ),
-    "other size": (lambda r: photograph(r / "val2017/1.jpg", (30, 16)), ["val2017/1.jpg is 30x16", "24x16"]),
+    "other size": (lambda r: photograph(r / "val2017/1.jpg", (30, 36)), ["val2017/1.jpg is 30x36", "48x36"]),
     "broken photograph": (lambda r: (r / "val2017/2.jpg").write_bytes(b""), ["val2017/2.jpg cannot be read"]),
     "other categories": (
         lambda r: edit(r / VAL, lambda c: c["categories"][0].update(name="dog")),
@@ -177,17 +180,17 @@ FAULTS_OF_COCO = {
     "a text for a mask": (lambda r: edit(r / VAL, lambda c: shape(c, "abc")), ["neither polygons nor RLE"]),
     "mask of another size": (
         lambda r: edit(r / VAL, lambda c: shape(c, {"size": [9, 9], "counts": "abc"})),
-        ["RLE mask of size [9, 9], but its image is [16, 24]"],
+        ["RLE mask of size [9, 9], but its image is [36, 48]"],
     ),
     "runs of another size": (
-        lambda r: edit(r / VAL, lambda c: shape(c, {"size": [16, 24], "counts": [50, 50]})),
+        lambda r: edit(r / VAL, lambda c: shape(c, {"size": [36, 48], "counts": [50, 50]})),
         ["runs do not add up"],
     ),
     "crowds alone": (
         lambda r: edit(r / VAL, lambda c: [a.update(iscrowd=1) for a in c["annotations"]]),
         ["crowds alone"],
     ),
-    "no JSON": (lambda r: (r / VAL).write_bytes(b"\xff\xfe\x00"), [VAL, "is not JSON"]),
+    "no JSON": (lambda r: (r / VAL).write_bytes(b"\xff\xfe\x00"), [VAL, "is no JSON"]),
     "captions": (lambda r: (r / VAL).write_text('{"info": 1}'), [VAL, "not an instance annotation file"]),
     "no annotations": (lambda r: (r / VAL).unlink(), [VAL, "annotations_trainval2017.zip"]),
 }
@@ -262,9 +265,12 @@ def test_davis_faults_are_named(davis, fault):
     assert all(word in found for word in words), found
 
 
-def test_davis_warns_of_skipped_objects(davis):
+def test_davis_refuses_skipped_objects_unless_told_otherwise(davis):
     save(davis / MASK, labels(0, 1, 3), "P")
-    assert any("skips object 2" in str(f) and f.level == "warn" for f in check_davis(davis))
+    found = [f for f in check_davis(davis) if "skips object 2" in str(f)]
+    with pytest.raises(UserError, match="--absent-objects"):
+        require(found)
+    assert "skips object 2" in require(found, ["absent_objects"])[0]
 
 
 def test_imagenet_warns_of_what_is_not_imagenet(tmp_path):

@@ -1,0 +1,291 @@
+"""Sets in ADE20K's format, images and label maps paired by name: read, checked, fingerprinted and served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from selfpatch.eval.datasets.archives import Source
+from selfpatch.eval.datasets.checks import (
+    Finding,
+    count,
+    missing,
+    oddities,
+    okay,
+    passed_by,
+    pictures,
+    require,
+    sample,
+    share,
+)
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import read_json
+from selfpatch.pretrain.folders import list_files
+from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
+from selfpatch.reports.record import Dataset
+
+SOURCE = Source(
+    "ade20k",
+    "sceneparsing.csail.mit.edu (MIT Scene Parsing Benchmark)",
+    "data/ade20k",
+    {
+        "ADEChallengeData2016.zip": {
+            "ADEChallengeData2016/annotations": "annotations",
+            "ADEChallengeData2016/images": "images",
+            "ADEChallengeData2016/objectInfo150.txt": "objectInfo150.txt",
+        }
+    },
+)
+SPLITS = ("training", "validation")
+OFFICIAL_CLASSES = 150
+OFFICIAL_COUNTS = {"training": 20_210, "validation": 2_000}
+# SHA-256 of "<name> <width>x<height>" of all validation images, a line each: of the authors' own list, validation.odgt
+OFFICIAL_SIZES = "275e38cf7fd9c03f5c8ed6898ff037c2d50623216793f86e0dd68a357b21ed76"
+VOID = 255
+ZERO = "ignore_zero"  # the setting that overrules the suspicion that labels are counted from 0
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The pairs that are trained and tested on, and what a reader of the figures should know of them."""
+
+    root: Path
+    names: tuple[str, ...] | None  # of the classes; None: ADE20K's own
+    findings: tuple[str, ...]
+
+    def pairs(self, split: str) -> list[tuple[Path, Path]]:
+        """(image, label map) of every image of a split, in order."""
+        return pairs_of(self.root, split)
+
+    @cached_property
+    def identity(self) -> Dataset:
+        """As records name it: ``ade20k-val`` if this is the official set, else by the folder's name."""
+        root = self.root.resolve()
+        official = is_official(root)
+        name = "ade20k-val" if official else f"{root.name}-val"
+        if name == "ade20k-val" and not official:
+            name = f"{root.parent.name}-ade20k-val"  # a folder's name alone makes no benchmark
+        return Dataset(name, "validation", fingerprint_of(root), miniature=not official)
+
+
+def open_label_maps(root: str | Path, allowed: Collection[str] = ()) -> LabelMaps:
+    """A set in ADE20K's format, after a look at its names and at a sample of its files.
+
+    Raises:
+        UserError: something is missing or cannot be learned from, and no setting of ``allowed`` overrules it.
+    """
+    findings = require(check(root), allowed)
+    names = class_names(root)
+    return LabelMaps(Path(root), None if names is None else tuple(names), tuple(findings))
+
+
+def class_names(root: str | Path) -> list[str] | None:
+    """The names in ``classes.json``, that of label i at place i - 1; None for the official set, which has no such file.
+
+    Raises:
+        UserError: the file is not a list of distinct names, or is missing where the folder is not the official set.
+    """
+    root = Path(root)
+    path = root / "classes.json"
+    if not path.exists():
+        marks = (root / "objectInfo150.txt").exists() or (root / "sceneCategories.txt").exists()
+        folder = root / "images/training"
+        if marks or (folder.is_dir() and len(pictures(folder)) == OFFICIAL_COUNTS["training"]):
+            return None
+        raise UserError(
+            f"{path} is missing and {root} is not the official ADE20K: write the class names into it as a JSON list, "
+            "that of label 1 first"
+        )
+    names = read_json(path)
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path} is not a list of class names: write a JSON list of strings, the name of label 1 first")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"{path} names '{twice[0]}' twice: each class needs a name of its own")
+    if len(names) > 254:  # 0 and 255 are taken
+        raise UserError(f"{path} holds {len(names)} classes: an 8-bit mask has room for 254")
+    return names
+
+
+def pairs_of(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """(image, label map) of every image of a split that has one, in order."""
+    images, masks = _listings(root, split)
+    maps = masks.by_stem()
+    return [(image, maps[stem]) for stem, image in images.by_stem().items() if stem in maps]
+
+
+def _listings(root: Path, split: str) -> tuple:
+    images, masks = (root / kind / split for kind in ("images", "annotations"))
+    labels = list_files(masks, [".png"], deep=False)
+    if not labels.paths:  # of another format: told by the reader of label maps
+        labels = list_files(masks, deep=False)
+    return list_files(images, deep=False), labels
+
+
+def check(root: str | Path, thorough: bool = False) -> list[Finding]:
+    """Look at a set in ADE20K's format: pairs of images and masks, sizes, label range, what is odd.
+
+    Args:
+        root: the folder with ``images/``, ``annotations/`` and, unless it is the official set, ``classes.json``.
+        thorough: open every file instead of a sample of large splits.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        return [missing(root, SOURCE)]
+    try:
+        names = class_names(root)
+        classes = len(names) if names else OFFICIAL_CLASSES
+        findings = [okay(f"{classes} classes " + ("in classes.json" if names else "of ADE20K"))]
+        looks = {}
+        for split in SPLITS:
+            folders = [root / kind / split for kind in ("images", "annotations")]
+            if lost := [folder for folder in folders if not folder.is_dir()]:
+                findings.append(missing(lost[0], SOURCE))
+                continue
+            listings = _listings(root, split)
+            images, masks = (listing.by_stem() for listing in listings)
+            findings += passed_by(*listings)
+            if not images:
+                findings.append(Finding("error", f"{folders[0]} holds no image", SOURCE.advice()))
+                continue
+            findings += [count(split, len(images), OFFICIAL_COUNTS[split]), *_alone(images, masks, *folders)]
+            looks[split] = _Look(pairs_of(root, split), split, classes, names)
+            findings += looks[split].run(thorough)
+    except UserError as error:
+        return [Finding("error", str(error))]
+    if len(looks) == len(SPLITS) and names and not any(finding.level == "error" for finding in findings):
+        findings += _counted_from_zero(list(looks.values()), names)
+    return findings
+
+
+def _alone(images: dict[str, Path], masks: dict[str, Path], image_dir: Path, mask_dir: Path) -> list[Finding]:
+    """Errors for images without a mask and masks without an image."""
+    findings = []
+    for have, lack, folder, what in ((images, masks, mask_dir, "mask"), (masks, images, image_dir, "image")):
+        alone = [stem for stem in have if stem not in lack]
+        if alone:
+            path = have[alone[0]]
+            others = f" (nor have {len(alone) - 1} others)" if len(alone) > 1 else ""
+            findings.append(
+                Finding("error", f"{path} has no {what} in {folder}{others}", f"restore it or remove {path.name}")
+            )
+    return findings
+
+
+def _counted_from_zero(looks: list[_Look], names: list[str]) -> list[Finding]:
+    """An error if label 0 is used and the last one is not: then the first class is what nobody is trained on."""
+    for look in looks:
+        if look.pixels[len(names)] or not any(other.pixels[0] for other in looks):
+            return []
+        look.count_all()  # the last class may be rare
+    if any(look.pixels[len(names)] for look in looks):
+        return []
+    what = f"{looks[0].folder.parent} has label 0 but nowhere label {len(names)} ('{names[-1]}')"
+    fix = (
+        "labels count from 1, 0 is ignored: it seems that they count from 0 here; add 1 to them, or, if they are "
+        f"right, overrule it with --{ZERO.replace('_', '-')}"
+    )
+    return [Finding("error", what, fix, ZERO)]
+
+
+class _Look:
+    """A look at the pairs of a split; ``pixels`` counts labels 0 … 255 of the label maps that were opened."""
+
+    def __init__(self, pairs: list[tuple[Path, Path]], split: str, classes: int, names: list[str] | None) -> None:
+        self.pairs, self.split, self.classes, self.names = pairs, split, classes, names
+        self.pixels = np.zeros(256, np.int64)
+        self.whole = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the label maps lie."""
+        return self.pairs[0][1].parent
+
+    def run(self, thorough: bool) -> list[Finding]:
+        """Errors for unreadable files, sizes that differ, masks without labels, labels above the number of classes."""
+        findings: list[Finding] = []
+        opened = sample(self.pairs, thorough)
+        self.whole = len(opened) == len(self.pairs)
+        headers: list[Header] = []
+        with ThreadPoolExecutor() as pool:
+            for found, header, pixels in pool.map(self._pair, opened):
+                findings += found
+                headers += [header] if header else []
+                self.pixels += pixels
+        findings += [
+            *oddities(headers, self.split),
+            okay(f"{self.split}: {share(len(opened), len(self.pairs))} masks opened"),
+        ]
+        absent = np.flatnonzero(self.pixels[1 : self.classes + 1] == 0)
+        if self.pixels.any() and len(absent) == self.classes:
+            fix = f"labels are 1 … {self.classes}; 0 and 255 are ignored"
+            findings.append(Finding("error", f"{self.folder}: no pixel has a label", fix))
+        elif self.whole and len(absent):
+            named = [self.names[i] if self.names else str(i + 1) for i in absent]
+            what = f"{self.split}: no pixel of {', '.join(named[:10])}"
+            findings.append(Finding("warn", what, "no IoU can be given for them"))
+        return findings
+
+    def count_all(self) -> None:
+        """Count the labels of every label map."""
+        if not self.whole:
+            with ThreadPoolExecutor() as pool:
+                self.pixels = sum(pool.map(_pixels, (mask for _, mask in self.pairs)), np.zeros(256, np.int64))
+            self.whole = True
+
+    def _pair(self, pair: tuple[Path, Path]) -> tuple[list[Finding], Header | None, np.ndarray]:
+        image, mask = pair
+        nothing = np.zeros(256, np.int64)
+        try:
+            header, labels = read_header(image, decode=True), read_labels(mask)
+            fits = labels.shape in (header.size, upright_size(image))
+        except UserError as error:
+            return [Finding("error", str(error))], None, nothing
+        findings = []
+        if not fits:
+            sizes = "{}x{} but its image {}x{}".format(*labels.shape[::-1], *header.size[::-1])
+            findings.append(Finding("error", f"{mask} is {sizes}", "mask and image must have the same size"))
+        pixels = np.bincount(labels.ravel(), minlength=256)
+        if beyond := np.flatnonzero(pixels[self.classes + 1 : VOID]).tolist():
+            label = self.classes + 1 + beyond[-1]
+            fix = f"labels are 0 (nothing), 1 … {self.classes} and 255 (ignored): correct the mask or classes.json"
+            findings.append(Finding("error", f"{mask} has label {label} but there are {self.classes} classes", fix))
+        return findings, header, pixels
+
+
+def _pixels(mask: Path) -> np.ndarray:
+    return np.bincount(read_labels(mask).ravel(), minlength=256)
+
+
+def is_official(root: Path) -> bool:
+    """Whether a set is the official one: its counts, and names and sizes of all validation images (0.5 s)."""
+    images = {split: pictures(root / "images" / split) for split in SPLITS}
+    if class_names(root) is not None or {split: len(found) for split, found in images.items()} != OFFICIAL_COUNTS:
+        return False
+    sizes = (f"{path.name} {w}x{h}" for path in images["validation"].values() for h, w in [read_header(path).size])
+    return hashlib.sha256("\n".join(sorted(sizes)).encode(errors="surrogateescape")).hexdigest() == OFFICIAL_SIZES
+
+
+def fingerprint_of(root: Path) -> str:
+    """SHA-256 of names and sizes of all files, the first 4 KiB of each, and the validation masks in full."""
+    names = class_names(root)
+    digest = hashlib.sha256("\n".join(official_names() if names is None else names).encode())
+    for folder in ("images/training", "annotations/training", "images/validation", "annotations/validation"):
+        for path in sorted(pictures(root / folder).values()):
+            digest.update(f"\n{folder}/{path.name} {path.stat().st_size}\n".encode(errors="surrogateescape"))
+            with open(path, "rb") as file:
+                digest.update(file.read() if folder == "annotations/validation" else file.read(4096))
+    return digest.hexdigest()
+
+
+def official_names() -> list[str]:
+    """The names of ADE20K's 150 classes, as mmseg has them."""
+    from mmseg.datasets import ADE20KDataset
+
+    return list(ADE20KDataset.METAINFO["classes"])
