@@ -130,21 +130,35 @@ def read_labels(source: str | Path | bytes, name: str | None = None) -> np.ndarr
         UserError: it cannot be read to its end, or does not hold one number of 0 … 255 a pixel.
     """
     with _opened(source, name) as image:
-        kind, mode = image.format, image.mode
-        if kind in ("JPEG", "MPO") or (kind == "WEBP" and mode != "L"):
-            numbers = None
-        elif mode in ("P", "L", "1") or mode.startswith("I"):
-            numbers = np.asarray(image)
-        else:
-            numbers = None
-    name = name or _name(source)
-    if numbers is None and kind in ("JPEG", "MPO", "WEBP"):
-        raise UserError(f"{name} is a {kind} file, whose compression makes labels that are nowhere: {NO_LABELS}")
-    if numbers is None:
-        raise UserError(f"{name} is a picture of mode {mode}: {NO_LABELS}")
-    if numbers.dtype.itemsize > 1 and not 0 <= numbers.min() <= numbers.max() <= 255:
-        raise UserError(f"{name} holds labels from {numbers.min()} to {numbers.max()}: {NO_LABELS}")
+        fault = _fault_of_labels(image)
+        numbers = None if fault else np.asarray(image)
+        if not fault and numbers.dtype.itemsize > 1 and not 0 <= numbers.min() <= numbers.max() <= 255:
+            fault = f"holds labels from {numbers.min()} to {numbers.max()}"
+    if fault:
+        raise UserError(f"{name or _name(source)} {fault}: {NO_LABELS}")
     return numbers.astype(np.uint8, copy=False)
+
+
+def labels_size(path: str | Path) -> tuple[int, int]:
+    """The (height, width) of a label map, which is not decoded.
+
+    Raises:
+        UserError: its header cannot be read, or is not that of a label map.
+    """
+    with _opened(path) as image:
+        size, fault = (image.height, image.width), _fault_of_labels(image)
+    if fault:
+        raise UserError(f"{path} {fault}: {NO_LABELS}")
+    return size
+
+
+def _fault_of_labels(image: Image.Image) -> str | None:
+    """Why an opened image holds no labels, as far as its header tells."""
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        return f"is a {image.format} file, whose compression makes labels that are nowhere"
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        return f"is a picture of mode {image.mode}"
+    return None
 
 
 @contextmanager

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from selfpatch.eval.measures.bitmaps import score_frame
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.pretrain.files import raise_unless_writable, read_lines, write_text
+from selfpatch.pretrain.folders import folders_in, list_files
+from selfpatch.pretrain.images import labels_size, read_labels
 
+read_mask = read_labels  # its former name
 VOID = 255  # in the ground truth: background
 STATISTICS = ("mean", "recall", "decay")
 OFFICIAL = (  # --no-deps: it asks for opencv-python, which overwrites opencv-python-headless
@@ -42,7 +44,8 @@ Score a folder of masks with J and F, the measures of DAVIS 2017 (semi-supervise
 
 GT is a DAVIS root (Annotations/480p, else Annotations/Full-Resolution, and ImageSets/2017/val.txt) or a folder with
 one folder of masks a sequence; PRED has a folder of masks for each of them, with the same file names. Masks are
-palette or 8-bit greyscale PNGs of object ids. As in the official evaluation the first and last frame do not count."""
+palette or greyscale PNGs of object ids. As in the official evaluation the first and last frame do not count, and PRED
+need not have them."""
 
 
 def statistics(values: np.ndarray) -> tuple[float, float, float]:
@@ -144,7 +147,7 @@ def find_sequences(root: Path, split: str = "val") -> tuple[Path, list[str]]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a DAVIS root or a folder with one folder of masks a sequence")
     if not (root / "Annotations").is_dir():
-        names = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and _frames(folder))
+        names = [folder.name for folder in folders_in(root) if _masks(folder)]
         if not names:
             raise UserError(f"{root}: neither Annotations/480p nor a folder with PNG masks in it")
         return root, names
@@ -155,75 +158,72 @@ def find_sequences(root: Path, split: str = "val") -> tuple[Path, list[str]]:
     listing = root / "ImageSets" / "2017" / f"{split}.txt"
     if not listing.is_file():
         raise UserError(f"{listing}: no such list of sequences; choose another --split, or give {folder} to score all")
-    if not (names := listing.read_text(encoding="utf-8").split()):
-        raise UserError(f"{listing}: the list of sequences is empty")
-    return folder, names
+    return folder, read_lines(listing)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The object ids (H, W) uint8 of a palette or 8-bit greyscale PNG; raises UserError for anything else."""
-    with _open_mask(path) as image:
-        try:
-            return np.asarray(image).astype(np.uint8, copy=False)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: the image cannot be read to its end ({error}); write it again") from error
+def _masks(folder: Path) -> dict[str, Path]:
+    """Name without ending → path of every PNG in a folder, in the order of the numbers in their names."""
+    return list_files(folder, [".png"], deep=False).by_stem()
 
 
-def _open_mask(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)  # reads the header only
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: this frame is missing; the ground truth has it, so the prediction must") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not an image ({error}); a mask is a palette or 8-bit greyscale PNG") from error
-    if image.mode not in ("P", "L", "1"):
-        raise UserError(
-            f"{path}: a {image.mode} image, but a mask holds one object id a pixel; save palette or 8-bit greyscale PNG"
-        )
-    return image
+def check_sequence(truth: Path, prediction: Path) -> list[tuple[Path, Path | None]]:
+    """(true mask, predicted mask) of each frame of a sequence, after all that can be told without decoding predictions.
 
+    The first and the last frame are not scored: of them None stands for a prediction that is not there.
 
-def _frames(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.png") if not path.name.startswith("."))
-
-
-def check_sequence(truth: Path, prediction: Path) -> list[str]:
-    """The frame names of one sequence, after everything that can be told without decoding a prediction is checked.
-
-    Raises UserError, naming the file, for a missing folder or frame, another size, a mask that holds no ids, fewer
-    than 3 frames, and a first true mask without objects.
+    Raises UserError, naming the file, for a missing folder or scored frame, another size, a mask that holds no ids,
+    fewer than 3 frames, and a first true mask without objects.
     """
     for folder in (truth, prediction):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; every sequence that is scored needs its masks there")
-    names = _frames(truth)
-    if len(names) < 3:
-        raise UserError(f"{truth}: {len(names)} masks; at least 3 are needed, as the first and the last are not scored")
-    first = read_mask(truth / names[0])
+    masks, predicted = _masks(truth), _masks(prediction)
+    if len(masks) < 3:
+        raise UserError(f"{truth}: {len(masks)} masks; at least 3 are needed, as the first and the last are not scored")
+    pairs = [(path, predicted.get(stem)) for stem, path in masks.items()]
+    first = read_labels(pairs[0][0])
     if not count_objects(first):
         void = " but 255, which is void in DAVIS 2017 (0/255 masks are DAVIS 2016's: write 1 for 255)"
-        raise UserError(f"{truth / names[0]}: no object in the first mask{void if (first == VOID).any() else ''}")
-    for name in names:
-        for path in (truth / name, prediction / name):
-            with _open_mask(path) as image:
-                if image.size != first.shape[::-1]:
-                    size, wanted = ("{}x{}".format(*s) for s in (image.size, first.shape[::-1]))
-                    raise UserError(f"{path}: {size} pixels, but the first true mask of the sequence has {wanted}")
-    return names
+        raise UserError(f"{pairs[0][0]}: no object in the first mask{void if (first == VOID).any() else ''}")
+    for true, mask in pairs[1:-1]:
+        if mask is None:
+            wanted = prediction / true.name
+            raise UserError(f"{wanted}: this frame is missing; the ground truth has it, so the prediction must")
+        for path in (true, mask):
+            if (size := labels_size(path)) != first.shape:
+                size, wanted = ("{}x{}".format(*s[::-1]) for s in (size, first.shape))
+                raise UserError(f"{path}: {size} pixels, but the first true mask of the sequence has {wanted}")
+    return pairs
 
 
-def _score_sequence_folder(truth: Path, prediction: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def remarks(truth: Path, prediction: Path, sequences: Sequence[str]) -> list[str]:
+    """What a reader of the figures should know, a line each, of sequences that :func:`check_sequence` takes."""
+    lines, lacking = [], []
+    for name in sequences:
+        pairs = check_sequence(truth / name, prediction / name)
+        lacking += [name] * any(mask is None for _, mask in pairs)
+        ids = set(np.unique(read_labels(pairs[0][0])).tolist()) - {0, VOID}
+        if gaps := set(range(1, max(ids))) - ids:
+            lines.append(
+                f"{pairs[0][0]} skips {len(gaps)} object ids: each counts as one that is never there (J = F = 1)"
+            )
+    if lacking:
+        which = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
+        lines.append(f"the first or the last predicted mask is not there, and not scored either: {which}")
+    return lines
+
+
+def _score_sequence_folder(pairs: Sequence[tuple[Path, Path | None]]) -> tuple[np.ndarray, np.ndarray]:
     """J and F, each (objects, n - 2), read frame by frame; raises UserError for an id that cannot be."""
-    objects = count_objects(read_mask(truth / names[0]))
-    J, F = np.empty((2, objects, len(names) - 2))
-    for index, name in enumerate(names[1:-1]):
-        predicted = read_mask(prediction / name)
+    first, scored = pairs[0][0], pairs[1:-1]
+    objects = count_objects(read_labels(first))
+    J, F = np.empty((2, objects, len(scored)))
+    for index, (true, mask) in enumerate(scored):
+        predicted = read_labels(mask)
         if (highest := int(predicted.max())) > objects:
             hint = "; 0/255 masks are DAVIS 2016's: write 1 for 255" if highest == VOID else ""
-            raise UserError(
-                f"{prediction / name}: unknown id {highest}, the highest in {truth / names[0]} is {objects}{hint}"
-            )
-        J[:, index], F[:, index] = score_frame(read_mask(truth / name), predicted, objects)
+            raise UserError(f"{mask}: unknown id {highest}, the highest in {first} is {objects}{hint}")
+        J[:, index], F[:, index] = score_frame(read_labels(true), predicted, objects)
     return J, F
 
 
@@ -239,13 +239,13 @@ def score_folder(
     ``progress(frames done, frames in all)`` is called after each sequence. Raises UserError as `check_sequence` does,
     and for a predicted id above the highest one of the first true mask.
     """
-    jobs = {s: (truth / s, prediction / s, check_sequence(truth / s, prediction / s)) for s in sequences}
-    total, done, results = sum(len(names) for *_, names in jobs.values()), 0, {}
+    jobs = {name: check_sequence(truth / name, prediction / name) for name in sequences}
+    total, done, results = sum(map(len, jobs.values())), 0, {}
     workers = min(workers, len(jobs), 1 + total // 300)  # starting a process costs as much as some hundred frames
     with _mapper(workers) as mapper:
-        for name, result in zip(jobs, mapper(_score_sequence_folder, *zip(*jobs.values())), strict=True):
+        for name, result in zip(jobs, mapper(_score_sequence_folder, jobs.values()), strict=True):
             results[name] = result
-            done += len(jobs[name][2])
+            done += len(jobs[name])
             if progress:
                 progress(done, total)
     return Scores(results)
@@ -355,6 +355,8 @@ def main(argv: Sequence[str]) -> None:
         content["official"] = official_scores(truth, args.prediction, sequences)
     write_text(args.out / "scores.csv", scores.to_csv())
     write_text(args.out / "scores.json", json.dumps(content) + "\n")
+    for line in remarks(truth, args.prediction, sequences):
+        print(f"note: {line}")
     print(_table(scores, content.get("official")))
     print(f"per cent; every J and F in {args.out / 'scores.json'}, a row an object in {args.out / 'scores.csv'}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ from recorded import DATA, MORE, golden
 from selfpatch.eval.measures import jf
 from selfpatch.eval.measures.bitmaps import disk_radius, score_frame
 from selfpatch.pretrain.cli import UserError, run_command
+from selfpatch.pretrain.images import read_labels
 
 GLOBAL = ["J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay"]
 
@@ -67,7 +69,7 @@ def test_golden_global_figures(name):
 def test_golden_masks_score_the_same_bits_as_the_plain_formulation(name, sequence):
     _, truth, prediction = RECORDED[name]
     frames = sorted((truth / sequence).glob("*.png"))[:8]
-    stacks = [np.stack([jf.read_mask(folder / sequence / f.name) for f in frames]) for folder in (truth, prediction)]
+    stacks = [np.stack([read_labels(folder / sequence / f.name) for f in frames]) for folder in (truth, prediction)]
     for ours, theirs in zip(jf.score_sequence(*stacks), plain.score_sequence(*stacks), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -286,7 +288,7 @@ def test_command_writes_scores_and_prints_the_global_figures(tree, capsys):
     assert list(content["global"]) == GLOBAL
     assert list(content["sequences"]) == ["dogs", "cat"]  # in the order of the list
     masks = [tree / "davis" / "Annotations" / "480p" / "dogs", tree / "masks" / "dogs"]
-    stacks = [np.stack([jf.read_mask(path) for path in sorted(folder.glob("*.png"))]) for folder in masks]
+    stacks = [np.stack([read_labels(path) for path in sorted(folder.glob("*.png"))]) for folder in masks]
     J, F = plain.score_sequence(*stacks)
     assert content["sequences"]["dogs"] == {"J": J.tolist(), "F": F.tolist()}
     with open(tree / "out" / "scores.csv", newline="") as file:
@@ -325,6 +327,10 @@ def rewrite(path, change):
     Image.fromarray(change(np.array(Image.open(path)))).save(path)
 
 
+def save_jpeg(path):
+    Image.open(path).convert("L").save(path, format="JPEG")
+
+
 def resize(mask):
     return mask[:-1]
 
@@ -347,6 +353,7 @@ BAD = {
     ),
     "wrong size": (lambda t: rewrite(t / "masks/cat/00002.png", resize), "masks/cat/00002.png", "56x39 pixels"),
     "RGB mask": (lambda t: rewrite(t / "masks/cat/00002.png", colour), "masks/cat/00002.png", "RGB"),
+    "JPEG mask": (lambda t: save_jpeg(t / "masks/cat/00002.png"), "masks/cat/00002.png", "JPEG"),
     "RGB truth": (lambda t: rewrite(t / "davis/Annotations/480p/cat/00000.png", colour), "480p/cat/00000.png", "RGB"),
     "unknown id": (
         lambda t: rewrite(t / "masks/cat/00004.png", lambda mask: np.full_like(mask, 2)),
@@ -364,11 +371,11 @@ BAD = {
         "480p/cat/00000.png",
         "no object in the first mask",
     ),
-    "not an image": (lambda t: (t / "masks/cat/00002.png").write_text("mask"), "masks/cat/00002.png", "not an image"),
+    "not an image": (lambda t: (t / "masks/cat/00002.png").write_text("mask"), "masks/cat/00002.png", "cannot be read"),
     "cut-off image": (
         lambda t: (t / "masks/cat/00002.png").write_bytes((t / "masks/cat/00002.png").read_bytes()[:-30]),
         "masks/cat/00002.png",
-        "cannot be read to its end",
+        "cannot be read",
     ),
     "too few frames": (
         lambda t: [(t / f"davis/Annotations/480p/cat/{n:05d}.png").unlink() for n in range(2, 7)],
@@ -395,6 +402,54 @@ def test_a_mistake_costs_one_line_that_names_the_file(tree, capsys, case):
     assert name in line
     assert reason in line
     assert not (tree / "out").exists()
+
+
+def score_with(tree, capsys) -> str:
+    jf.main([str(tree / "davis"), str(tree / "masks"), "--out", str(tree / "out")])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", ["00000.png", "last"])
+def test_a_predicted_mask_that_is_not_scored_may_lack_as_in_the_official_evaluation(tree, capsys, lost):
+    whole = score_with(tree, capsys)
+    masks = sorted((tree / "masks/cat").iterdir())
+    (masks[-1] if lost == "last" else masks[0]).unlink()
+    noted = score_with(tree, capsys)
+    assert "note: the first or the last predicted mask is not there, and not scored either: cat\n" in noted
+    assert noted.partition("\n")[2] == whole
+
+
+def test_frames_are_in_the_order_of_their_numbers_and_endings_may_be_capital(tree, capsys):
+    for number in range(8, 14):  # with 8 frames in the original, 10 would come before 2
+        for folder in ("davis/Annotations/480p/cat", "masks/cat"):
+            shutil.copy(sorted((tree / folder).iterdir())[1], tree / folder / f"{number:05d}.png")
+    whole = score_with(tree, capsys)
+    for folder in ("davis/Annotations/480p/cat", "masks/cat"):
+        for path in (tree / folder).iterdir():
+            path.rename(path.with_name(f"{int(path.stem)}.PNG"))
+        (tree / folder / "._0.png").write_bytes(b"of macOS")
+    assert score_with(tree, capsys) == whole
+
+
+def test_a_list_may_come_from_any_editor(tree, capsys):
+    whole = score_with(tree, capsys)
+    listing = tree / "davis/ImageSets/2017/val.txt"
+    (tree / "davis/Annotations/480p/cat").rename(tree / "davis/Annotations/480p/my cat")
+    (tree / "masks/cat").rename(tree / "masks/my cat")
+    names = listing.read_text().split()
+    listing.write_bytes(
+        b"\xef\xbb\xbf" + "\r\n".join(f"my {n}" if n == "cat" else n for n in names).encode() + b"\r\n\r\n"
+    )
+    assert [line.split()[-7:] for line in score_with(tree, capsys).splitlines()[1:-1]] == [
+        line.split()[-7:] for line in whole.splitlines()[1:-1]
+    ]
+
+
+def test_skipped_objects_are_scored_as_the_official_evaluation_does_and_told(tree, capsys):
+    for folder in ("davis/Annotations/480p/cat", "masks/cat"):
+        for path in (tree / folder).iterdir():
+            rewrite(path, lambda mask: np.where(mask == 1, 38, mask).astype(np.uint8))
+    assert "skips 37 object ids" in score_with(tree, capsys)
 
 
 def test_a_folder_without_masks_is_refused(tmp_path):
