@@ -7,7 +7,7 @@ From Python, the same as `tools/eval_davis.sh CKPT --data DIR` and its like do f
     backbone = load_backbone("checkpoint.pth")       # any family; raises UserError instead of guessing
     print(backbone.report())
     record = evaluate("davis", "checkpoint.pth", data="data/DAVIS", topk=7)
-    print(record["metrics"]["J&F"])
+    print(record.metrics["J&F"])
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ PUBLIC = {  # name -> the module that defines it; imported at the first use, sin
     "LoadedBackbone": "selfpatch.eval.checkpoints.load",
     "load_backbone": "selfpatch.eval.checkpoints.load",
     "evaluate": "selfpatch.eval.run",
-    "tasks": "selfpatch.eval.run",
 }
 __all__ = list(PUBLIC)
 # modules that moved into rooms still answer to the names that older scripts know: selfpatch.eval.jf

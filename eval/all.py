@@ -1,4 +1,4 @@
-"""One checkpoint on every benchmark whose data is there, each in a process of its own."""
+"""One checkpoint on every task whose data is there, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from selfpatch.eval.datasets.archives import SOURCES
+from selfpatch.eval import tasks
+from selfpatch.eval.dense.recipe import RunSettings
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.settings import option
 
-DESCRIPTION = """Score one checkpoint on DAVIS, COCO and ADE20K, as far as their data is there, and print the table.
+DESCRIPTION = """Score one checkpoint on every task whose data is there (DAVIS, COCO, ADE20K, …) and print the table.
 
 What is recorded already is not computed again, and what was stopped goes on: type the same command.
 
@@ -20,37 +23,38 @@ What is recorded already is not computed again, and what was stopped goes on: ty
   tools/eval_all.sh checkpoint.pth --size fast
   tools/eval_all.sh checkpoint.pth --size mini --davis toy/DAVIS --coco toy/coco --ade20k toy/ade20k"""
 
-TASKS = ("davis", "coco", "ade20k")
-PROTOCOLS = {  # of the tasks that train; published: the default of the checkpoint's family
-    "published": {},
-    "fast": {"coco": "mask-rcnn-fast", "ade20k": "semantic-fpn-fast"},
-    "mini": {"coco": "mask-rcnn-mini", "ade20k": "semantic-fpn-mini"},
-}
+PUBLISHED = "published"  # the size at which every task takes its own defaults
+PASSED = {"images": "COCO's photographs, if not below --coco", "gpus": "processes for the tasks that train"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run every benchmark; one that fails does not keep the others, and makes the exit status 1."""
+    """Run every task; one that fails does not keep the others, and makes the exit status 1."""
+    known = {name: tasks.load(name) for name in tasks.names()}
+    known = dict(sorted(known.items(), key=lambda item: issubclass(item[1].Settings, RunSettings)))  # trainings last
     parser = command_parser(DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    for task in TASKS:
-        parser.add_argument(f"--{task}", type=Path, metavar="DIR", default=Path(SOURCES[task].folder), help="its data")
-    parser.add_argument("--images", metavar="DIR", help="COCO's photographs, if not below --coco")
-    parser.add_argument("--size", choices=list(PROTOCOLS), default="published", help="of the protocols that train")
-    parser.add_argument("--gpus", metavar="N", help="processes for the benchmarks that train")
+    for name, task in known.items():
+        default = task.Settings.model_fields["data"].default
+        parser.add_argument(option(name), type=Path, metavar="DIR", default=default, help=f"data of {task.TITLE}")
+    sizes = sorted({size for task in known.values() for size in getattr(task, "SIZES", {})})
+    parser.add_argument("--size", choices=[PUBLISHED, *sizes], default=PUBLISHED, help="of the protocols that train")
+    for name, what in PASSED.items():
+        parser.add_argument(option(name), metavar="X", help=what)
     for name in ("records", "method", "which", "heads"):
-        parser.add_argument(f"--{name}", metavar="X", help="as for a single benchmark: tools/eval_davis.sh --help")
-    for name in ("force", "unsafe-load"):
-        parser.add_argument(f"--{name}", action="store_true", help="as for a single benchmark")
+        parser.add_argument(option(name), metavar="X", help="as for a single task: tools/eval_davis.sh --help")
+    for name in ("force", "unsafe_load"):
+        parser.add_argument(option(name), action="store_true", help="as for a single task")
     args = parser.parse_args(argv)
     if not args.checkpoint.is_file():
         raise UserError(f"no such checkpoint: {args.checkpoint}")
-    there = [task for task in TASKS if getattr(args, task).is_dir()]
-    for task in TASKS:
-        if task not in there:
-            print(f"{task}: no data in {getattr(args, task)} (tools/prepare_data.sh {task} says where to get it)")
+    there = {name: task for name, task in known.items() if getattr(args, name).is_dir()}
+    for name, task in known.items():
+        if name not in there:
+            source = getattr(task, "SOURCE", name)
+            print(f"{name}: no data in {getattr(args, name)} (tools/prepare_data.sh {source} says where to get it)")
     if not there:
-        raise UserError(f"there is no data of {', '.join(TASKS)}: get some, or say where it is with --davis DIR")
-    failed = [task for task in there if not _run(task, args)]
+        raise UserError(f"there is no data of {', '.join(known)}: get some, or say where it is with --davis DIR")
+    failed = [name for name, task in there.items() if not _run(name, task, args)]
     if failed:
         print(f"error: not scored: {', '.join(failed)} (see above)", file=sys.stderr)
     print(flush=True)
@@ -59,21 +63,18 @@ def main(argv: Sequence[str]) -> int:
     return int(bool(failed))  # 1: a table may still be worth printing
 
 
-def _run(task: str, args: argparse.Namespace) -> bool:
-    """One benchmark in a process of its own, since two of mm*'s libraries cannot share one; whether it succeeded."""
-    command = ["-m", "selfpatch.eval.run", task, str(args.checkpoint), "--data", str(getattr(args, task))]
-    for name in ("records", "method", "which", "heads"):
-        command += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
-    command += ["--force"] * args.force + ["--unsafe-load"] * args.unsafe_load
-    command += ["--images", args.images] if task == "coco" and args.images else []
-    if task != "davis":
-        command += ["--gpus", args.gpus] if args.gpus else []
-        protocol = PROTOCOLS[args.size].get(task)
-        command += ["--protocol", protocol] if protocol else []
-    print(f"\n== {task}", flush=True)
+def _run(name: str, task: ModuleType, args: argparse.Namespace) -> bool:
+    """One task in a process of its own, since two of mm*'s libraries cannot share one; whether it succeeded."""
+    given = {key: getattr(args, key) for key in ("records", "method", "which", "heads")}
+    given |= {key: getattr(args, key) for key in PASSED if key in task.Settings.model_fields}
+    given |= getattr(task, "SIZES", {}).get(args.size, {})
+    command = ["-m", "selfpatch.eval.run", name, str(args.checkpoint), "--data", str(getattr(args, name))]
+    command += [word for key, value in given.items() if value for word in (option(key), str(value))]
+    command += [option(key) for key in ("force", "unsafe_load") if getattr(args, key)]
+    print(f"\n== {name}", flush=True)
     started = time.monotonic()
     done = subprocess.run([sys.executable, *command], check=False).returncode == 0
-    print(f"{task}: {'done' if done else 'failed'} after {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{name}: {'done' if done else 'failed'} after {time.monotonic() - started:.0f} s", flush=True)
     return done
 
 

@@ -1,46 +1,37 @@
-"""A task and a checkpoint in, a record out: ``python -m selfpatch.eval.run TASK CKPT``.
+"""A task and a checkpoint in, a record out: ``python -m selfpatch.eval.run TASK CKPT``, in Python :func:`evaluate`.
 
-A task is a module of this package with these functions; it is found by its name:
-
-- ``add_arguments(parser)`` adds the task's options (``--data`` is common to all);
-- ``check(args)`` raises :class:`UserError` on anything wrong with arguments or data, quickly;
-- ``protocol_of(args, backbone)`` gives a :class:`Protocol` (or its name and parameters as a dictionary);
-- ``fingerprint(args)`` gives a :class:`Dataset` (or its fields as a tuple);
-- ``evaluate(backbone, args, out)`` gives an :class:`Evaluation`; it may keep working files in ``out`` to go on from.
-
-``DATA`` is the default of ``--data``; ``EXTRAS`` names the options that ask for something beside the record.
+The tasks are the modules of :mod:`selfpatch.eval.tasks`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import math
 import os
+import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from selfpatch.eval import tasks
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
-from selfpatch.eval.dense.require import import_dense
+from selfpatch.eval.dense.recipe import RunSettings
+from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
-from selfpatch.pretrain.files import raise_unless_writable
-from selfpatch.reports.record import (
-    Dataset,
-    Evaluation,
-    Protocol,
-    find_record,
-    jsonable,
-    read_record,
-    versions,
-    write_record,
-)
+from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.pretrain.launch import run_processes
+from selfpatch.pretrain.settings import add_options, check, from_options, option
+from selfpatch.reports.metrics import reference_of
+from selfpatch.reports.record import Evaluation, Protocol, Record, jsonable, versions
 
+RECORDS = Path("work_dirs/records")
 DESCRIPTION = """\
 {what}
 
@@ -52,60 +43,186 @@ data) is shown instead of computed again."""
 ANY_TASK = "Evaluate one checkpoint on one task and write a record of the result."
 
 
-def tasks() -> list[str]:
-    """The names of the modules beside this one that define ``evaluate``, read without importing them."""
-    found = []
-    for path in sorted(Path(__file__).parent.joinpath("tasks").glob("*.py")):
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-        if {"evaluate", "protocol_of", "fingerprint"} <= defined:
-            found.append(path.stem)
-    return found
+def evaluate(
+    task: str,
+    checkpoint: str | Path,
+    *,
+    records: str | Path = RECORDS,
+    out: str | Path | None = None,
+    method: str | None = None,
+    which: str | None = None,
+    heads: int | None = None,
+    unsafe_load: bool = False,
+    **settings: Any,
+) -> Record | None:
+    """Evaluate a checkpoint on a task, or find the result recorded.
+
+    Args:
+        task: one of :func:`selfpatch.eval.tasks.names`.
+        checkpoint: a file of any known family.
+        records: the folder of records.
+        out: working files; None: ``work_dirs/eval/<task>-<checkpoint>``.
+        method: the name in tables, where the file's own is not what you want.
+        which, heads, unsafe_load: as for :func:`~selfpatch.eval.checkpoints.load.load_backbone`.
+        settings: of the task, such as ``data="data/DAVIS", topk=7``.
+
+    Returns:
+        the record, as it stands in its file; None where there is nothing to record: after a dry run, or in a process
+        that is not the first of several.
+
+    Raises:
+        UserError: settings, data or checkpoint cannot be used.
+    """
+    module = tasks.load(task)
+    places = {"records": Path(records), "out": Path(out) if out else None}
+    given = check(module.Settings, settings, what="setting")
+    return run(
+        module, given, Path(checkpoint), **places, method=method, which=which, heads=heads, unsafe_load=unsafe_load
+    )
+
+
+def run(
+    task: ModuleType,
+    settings: TaskSettings,
+    checkpoint: Path,
+    *,
+    records: Path = RECORDS,
+    out: Path | None = None,
+    method: str | None = None,
+    which: str | None = None,
+    heads: int | None = None,
+    unsafe_load: bool = False,
+    processes: Callable[[], None] | None = None,
+) -> Record | None:
+    """Do :func:`evaluate` with a task's module and checked settings.
+
+    The data is opened first, then the checkpoint loaded, then an equal record looked for. If there is none, the work is
+    done here, or by ``processes()``, which returns once others have done it and written their record.
+    """
+    name, started = _name(task), datetime.now(timezone.utc)
+    dataset = task.open(settings)
+    for finding in dataset.findings:
+        print(f"warning: {finding}", flush=True)
+    backbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe_load)
+    print(backbone.report(method), flush=True)
+    protocol = task.protocol(settings, backbone)
+    find = partial(
+        Record.find,
+        records,
+        task=name,
+        checkpoint_sha256=backbone.checkpoint_sha256,
+        weights_sha256=backbone.weights_sha256,
+        heads=jsonable(backbone.arch["heads"]),
+        protocol=protocol,
+        dataset=dataset.identity,
+    )
+    known = find()
+    estimate = isinstance(settings, RunSettings) and settings.dry_run
+    if known and not settings.force and not estimate:
+        asked = {"method": method not in (None, known.method)}
+        asked |= {extra: getattr(settings, extra) for extra in getattr(task, "EXTRAS", ())}
+        idle = ", ".join(option(word) for word, given in asked.items() if given)
+        print(f"already recorded on {known.started}", end="")
+        print(f", {idle} ignored (--force applies it):" if idle else " (--force evaluates again):")
+        show(known)
+        return known
+
+    out = out or Path("work_dirs/eval") / f"{name}-{backbone.checkpoint_sha256[:12]}"
+    raise_unless_writable(records, "--records")
+    raise_unless_writable(out, "--out")
+    if processes:
+        processes()
+        return find()
+    clock = time.perf_counter()
+    result = task.evaluate(backbone, dataset, settings, out)
+    if result is None:
+        return None
+    seconds = time.perf_counter() - clock + result.earlier_seconds
+    record = _record(task, dataset, protocol, backbone, result, started, seconds)
+    record = (record.model_copy(update={"method": method}) if method else record).write(records, result.units)
+    show(record)
+    return record
+
+
+def _record(
+    task: ModuleType,
+    dataset: Any,
+    protocol: Protocol,
+    backbone: LoadedBackbone,
+    result: Evaluation,
+    started: datetime,
+    seconds: float,
+) -> Record:
+    """What is known of a finished evaluation."""
+    metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
+    return Record(
+        task=_name(task),
+        title=task.TITLE,
+        headline=task.HEADLINE,
+        measure=reference_of(task.MEASURE, task.__name__),
+        lower=getattr(task, "LOWER", []),
+        dataset=dataset.identity.name,
+        dataset_fingerprint=dataset.identity.sha256,
+        split=dataset.identity.split,
+        protocol=protocol,
+        method=backbone.method,
+        arch=backbone.arch,
+        pretrain_epochs=backbone.epoch,
+        seed=backbone.seed,
+        checkpoint=str(backbone.checkpoint),
+        checkpoint_sha256=backbone.checkpoint_sha256,
+        weights_sha256=backbone.weights_sha256,
+        certificate=backbone.certificate,
+        config=None if backbone.config is None else jsonable(backbone.config),
+        versions=versions(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        miniature=dataset.identity.miniature,
+        metrics=metrics,
+        notes=[*result.notes, *(f"{name} has no value" for name in result.metrics if name not in metrics)],
+        findings=list(dataset.findings),
+    )
+
+
+def show(record: Record) -> None:
+    """Print a record in a few lines: the overall figures (those per class stay in the file), and where it is."""
+    small = " (miniature: no benchmark figures)" if record.miniature else ""
+    print(f"{record.method} {record.arch.get('name', '')}, {record.dataset} {record.split}{small}")
+    print(f"protocol {record.protocol.name}, {record.seconds:.0f} s on {record.device}")
+    print("  ".join(f"{name} {value:.2f}" for name, value in record.overall.items()))
+    for note in record.notes:
+        print(f"note: {note}")
+    print(f"record: {record.path}", flush=True)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run one evaluation from the command line."""
-    known = tasks()
+    """Run one evaluation from the command line; with ``--gpus N`` in N processes of the same command."""
     if not argv or argv[0].startswith("-"):  # no task: --help, or the complaint that there is none
-        _parser(None, known).parse_args(argv)
-        raise UserError(f"no task given: choose one of {', '.join(known)}")
-    name, *rest = argv
-    if name not in known:
-        raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = import_dense(f"selfpatch.eval.tasks.{name}")
-    args = _parser(task, known).parse_args(rest)
-    args.task = name
-    run(task, args)
+        _parser(None).parse_args(argv)
+        raise UserError(f"no task given: choose one of {', '.join(tasks.names())}")
+    task = tasks.load(argv[0])
+    args = _parser(task).parse_args(argv[1:])
+    settings = from_options(task.Settings, args)
+
+    if isinstance(settings, RunSettings) and settings.launcher != "none" and _rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        warnings.simplefilter("ignore")
+    names = ("records", "out", "method", "which", "heads", "unsafe_load")
+    options = {name: getattr(args, name) for name in names}
+    start = None
+    if isinstance(settings, RunSettings) and settings.launcher == "none" and settings.gpus > 1 and not settings.dry_run:
+        start = partial(run_processes, settings.gpus, "selfpatch.eval.run", argv)
+    record = run(task, settings, args.checkpoint, **options, processes=start)
+    if record and args.record_path:
+        write_text(args.record_path, f"{record.path}\n")
 
 
-def evaluate(task: str, checkpoint: str | Path, **options: Any) -> dict[str, Any]:
-    """Evaluate ``checkpoint`` on ``task`` from Python and return its record.
-
-    Args:
-        task: one of :func:`tasks`.
-        checkpoint: a file of any known family.
-        options: those of the command line, with underscores: ``data``, ``records``, ``force``, ``topk``...
-
-    Raises:
-        UserError: whatever the command line would refuse.
-    """
-    known = tasks()
-    if task not in known:
-        raise UserError(f"unknown task {task!r}: choose one of {', '.join(known)}")
-    module = import_dense(f"selfpatch.eval.tasks.{task}")
-    parser = _parser(module, known)
-    if unknown := sorted(options.keys() - {action.dest for action in parser._actions}):
-        raise UserError(f"{task} has no option {', '.join(unknown)}")
-    words = []
-    for name, value in options.items():
-        word = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words += [word] if value else []
-        elif value is not None:
-            words += [word, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
-    args = parser.parse_args([str(checkpoint), *words])
-    args.task = task
-    return read_record(run(module, args))
+def _rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def check_command(name: str, argv: Sequence[str]) -> None:
@@ -113,134 +230,36 @@ def check_command(name: str, argv: Sequence[str]) -> None:
 
     A sweep asks this before it trains anything.
     """
-    known = tasks()
-    if name not in known:
-        raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    task = import_dense(f"selfpatch.eval.tasks.{name}")
-    parser = _parser(task, known)
-
-    def refuse(message: str) -> None:
-        raise UserError(f"{name}: {message}")
-
-    parser.error = refuse
-    args = parser.parse_args(["none.pth", *argv])
-    args.task = name
-    task.check(args)
+    task = tasks.load(name)
+    try:
+        task.open(from_options(task.Settings, _parser(task).parse_args(["none.pth", *argv])))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
-def _parser(task: ModuleType | None, known: Sequence[str]) -> argparse.ArgumentParser:
-    prog = os.environ.get("SELFPATCH_COMMAND", "python -m selfpatch.eval.run " + (_name(task) if task else "davis"))
+def _parser(task: ModuleType | None) -> argparse.ArgumentParser:
+    name = _name(task) if task else "davis"
+    prog = os.environ.get("SELFPATCH_COMMAND", f"python -m selfpatch.eval.run {name}")
     what = task.__doc__.partition("\n\n")[0] if task else ANY_TASK
     parser = command_parser(DESCRIPTION.format(what=what, example=f"{prog} checkpoint.pth --data DIR"))
     parser.prog = prog if task else parser.prog
     if task is None:
-        parser.add_argument("task", choices=known, help="what to evaluate on; TASK --help shows its options")
+        parser.add_argument("task", choices=tasks.names(), help="what to evaluate on; TASK --help shows its options")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    parser.add_argument("--data", type=Path, default=getattr(task, "DATA", None), help="where the data set lies")
     parser.add_argument("--out", type=Path, help="working files [work_dirs/eval/<task>-<checkpoint>]")
-    parser.add_argument("--records", type=Path, default=Path("work_dirs/records"), help="where records are written")
-    parser.add_argument("--force", action="store_true", help="evaluate even if the result is recorded")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="where records are written")
+    parser.add_argument("--record-path", type=Path, metavar="FILE", help="write the path of the record into FILE")
     parser.add_argument(
         "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
     )
     add_checkpoint_options(parser)
     if task is not None:
-        task.add_arguments(parser.add_argument_group(f"options of {_name(task)}"))
+        add_options(parser.add_argument_group(f"options of {name}"), task.Settings)
     return parser
 
 
 def _name(task: ModuleType) -> str:
     return task.__name__.rpartition(".")[2]
-
-
-def run(task: ModuleType, args: argparse.Namespace) -> Path:
-    """Evaluate ``args.checkpoint`` on ``task``, or find that it was done, and return the record's path.
-
-    Cheap checks come first, then the checkpoint, then the look for an equal record, then the work.
-    """
-    task.check(args)
-    backbone = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
-    print(backbone.report(args.method), flush=True)
-    protocol, dataset = _protocol(task.protocol_of(args, backbone)), _dataset(task.fingerprint(args))
-
-    known = find_record(
-        args.records,
-        task=args.task,
-        checkpoint_sha256=backbone.checkpoint_sha256,
-        weights_sha256=backbone.weights_sha256,
-        heads=jsonable(backbone.arch["heads"]),
-        protocol=protocol,
-        dataset=dataset,
-    )
-    if known and not args.force:
-        record = read_record(known)
-        idle = ["--method"] if args.method not in (None, record["method"]) else []
-        idle += [f"--{name.replace('_', '-')}" for name in getattr(task, "EXTRAS", ()) if getattr(args, name)]
-        ignored = f", {', '.join(idle)} ignored (--force applies it)" if idle else " (--force evaluates again)"
-        print(f"already recorded on {record['started']}{ignored}:")
-        show(record, known)
-        return known
-
-    out = args.out or Path("work_dirs/eval") / f"{args.task}-{backbone.checkpoint_sha256[:12]}"
-    raise_unless_writable(args.records, "--records")
-    raise_unless_writable(out, "--out")
-    started, clock = datetime.now(timezone.utc), time.perf_counter()
-    result: Evaluation = task.evaluate(backbone, args, out)
-    seconds = time.perf_counter() - clock + result.earlier_seconds
-    metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
-
-    record = {
-        "task": args.task,
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.sha256,
-        "split": dataset.split,
-        "protocol": protocol.as_json(),
-        "method": args.method or backbone.method,
-        "arch": backbone.arch,
-        "pretrain_epochs": backbone.epoch,
-        "seed": backbone.seed,
-        **_provenance(backbone),
-        "versions": versions(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "miniature": dataset.miniature,
-        "metrics": metrics,
-        "notes": [*result.notes, *(f"{name} has no value" for name in result.metrics if name not in metrics)],
-    }
-    path = write_record(args.records, record, result.units)
-    show(read_record(path), path)
-    return path
-
-
-def _provenance(backbone: LoadedBackbone) -> dict[str, Any]:
-    return {
-        "checkpoint": str(backbone.checkpoint),
-        "checkpoint_sha256": backbone.checkpoint_sha256,
-        "weights_sha256": backbone.weights_sha256,
-        "certificate": backbone.certificate,
-        "config": None if backbone.config is None else jsonable(backbone.config),
-    }
-
-
-def _protocol(given: Protocol | dict[str, Any]) -> Protocol:
-    return given if isinstance(given, Protocol) else Protocol(**given)
-
-
-def _dataset(given: Dataset | Sequence[Any]) -> Dataset:
-    return given if isinstance(given, Dataset) else Dataset(*given)
-
-
-def show(record: dict[str, Any], path: Path) -> None:
-    """Print a record in a few lines: the overall figures (those per class stay in the file), and where it is."""
-    overall = {name: value for name, value in record["metrics"].items() if "/" not in name}
-    small = " (miniature: no benchmark figures)" if record["miniature"] else ""
-    print(f"{record['method']} {record['arch'].get('name', '')}, {record['dataset']} {record['split']}{small}")
-    print(f"protocol {record['protocol']['name']}, {record['seconds']:.0f} s on {record['device']}")
-    print("  ".join(f"{name} {value:.2f}" for name, value in overall.items()))
-    for note in record["notes"]:
-        print(f"note: {note}")
-    print(f"record: {path}")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,16 @@ def arguments(called: Callable, skip: Sequence[str] = ()) -> type[Settings]:
     return create_model(f"{called.__name__}Arguments", __base__=Settings, **fields)
 
 
+def optional(model_class: type[Settings], name: str) -> type[Settings]:
+    """The fields of a class that are options, each None unless it is given: what may overrule a config."""
+    fields = {}
+    for key, field in model_class.model_fields.items():
+        if field.description is not None:
+            own = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            fields[key] = (own | None, Field(None, description=field.description))
+    return create_model(name, __base__=Settings, __doc__=f"What may overrule a {model_class.__name__}.", **fields)
+
+
 def add_options(parser: argparse._ActionsContainer, settings_class: type[Settings]) -> None:
     """Add an option for every field that has a description; :func:`from_options` reads what was given."""
     for name, field in settings_class.model_fields.items():
@@ -106,10 +116,11 @@ def add_options(parser: argparse._ActionsContainer, settings_class: type[Setting
             continue
         shown = "" if field.is_required() or field.default in (None, False, ()) else f" [{_text(field.default)}]"
         options = {"default": argparse.SUPPRESS, "help": (field.description + shown).replace("%", "%%")}
-        if field.annotation is bool:
+        kinds = list(_parts(field.annotation))
+        if bool in kinds and str not in kinds:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            several = get_origin(field.annotation) is tuple
+            several = tuple in map(get_origin, kinds)
             options |= {"metavar": _metavar(field.annotation), "type": _split if several else str}
         parser.add_argument(option(name), **options)
 
@@ -192,10 +203,11 @@ def _wanted(error: Mapping[str, Any], hint: Any, as_text: bool) -> str:
         return f"must be {_range(**limits)}"
     if error["type"] == "finite_number":
         return "must be finite"
-    choices = [str(value) for part in _parts(hint) if get_origin(part) is Literal for value in get_args(part)]
-    if choices and error["type"] == "literal_error":
-        return f"choose {' or '.join(choices)}"
-    return f"expected {words(hint, 'with commas, as in 0.5,1' if as_text else 'in brackets, as in [0.5,1]')}"
+    if error["type"] == "literal_error":
+        return f"choose {' or '.join(_choices(hint))}"
+    if as_text:  # nobody types None
+        return f"expected {words(hint, 'with commas, as in 0.5,1').removesuffix(' or None')}"
+    return f"expected {words(hint)}"
 
 
 def _range(ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> str:
@@ -239,8 +251,12 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 
 def _metavar(hint: Any) -> str:
-    choices = get_args(hint) if get_origin(hint) is Literal else ()
-    return f"{{{','.join(map(str, choices))}}}" if choices else "DIR" if Path in _parts(hint) else "X"
+    choices = _choices(hint)
+    return f"{{{','.join(choices)}}}" if choices else "DIR" if Path in _parts(hint) else "X"
+
+
+def _choices(hint: Any) -> list[str]:
+    return [str(value) for part in _parts(hint) if get_origin(part) is Literal for value in get_args(part)]
 
 
 def _split(text: str) -> tuple[str, ...]:

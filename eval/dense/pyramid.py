@@ -20,7 +20,7 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from selfpatch.eval.checkpoints.load import LoadedBackbone, load_backbone
+from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.pretrain.cli import UserError
 
 
@@ -88,7 +88,7 @@ class SelfPatchPyramid(nn.Module):
     """Four feature maps at strides 4, 8, 16, 32 of any checkpoint's backbone.
 
     Args:
-        checkpoint: the file; it says the architecture.
+        loaded: the checkpoint; it says the architecture.
         taps: which blocks (Swin: stages) the maps come from; None: the published 3, 5, 7, 11 of 12, scaled to the
             depth (Swin: all four).
         tap_norm: whether the ViT's final norm is applied to each tap (DINO publishes features so; the SelfPatch code
@@ -101,15 +101,14 @@ class SelfPatchPyramid(nn.Module):
         frozen_blocks: how many of the first blocks (Swin: stages), with the embedding, do not train.
         frozen: the whole checkpoint does not train and runs in eval mode; only the pyramid's own layers do.
         checkpointing: recompute activations in the backward pass, to save memory.
-        which, heads, unsafe: as for :func:`~selfpatch.eval.checkpoints.load.load_backbone`.
 
     Raises:
-        UserError: the checkpoint cannot be loaded, or a tap lies beyond its depth.
+        UserError: a tap lies beyond the checkpoint's depth.
     """
 
     def __init__(
         self,
-        checkpoint: str,
+        loaded: LoadedBackbone,
         taps: Sequence[int] | None = None,
         tap_norm: bool = False,
         tap_layernorm: bool = False,
@@ -118,21 +117,18 @@ class SelfPatchPyramid(nn.Module):
         frozen_blocks: int = 0,
         frozen: bool = False,
         checkpointing: bool = False,
-        which: str | None = None,
-        heads: int | None = None,
-        unsafe: bool = False,
     ) -> None:
         super().__init__()
-        self.loaded: LoadedBackbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe)
-        self.encoder = copy.deepcopy(self.loaded.model)  # `loaded` keeps what was read, whatever happens to this one
+        self.loaded = loaded
+        self.encoder = copy.deepcopy(loaded.model)  # `loaded` keeps what was read, whatever happens to this one
         self.taps = list(self.encoder.default_out_indices if taps is None else taps)
         places = len(self.encoder.widths)
         if not all(0 <= tap < places for tap in self.taps):
-            raise UserError(f"taps={self.taps}: {checkpoint} can be tapped from 0 to {places - 1}")
+            raise UserError(f"taps={self.taps}: {loaded.checkpoint} can be tapped from 0 to {places - 1}")
         self.tap_layernorm = tap_layernorm
         if tap_norm and not self.encoder.final_norm_fits:
             name = self.loaded.arch["name"]
-            raise UserError(f"tap_norm: {checkpoint} ({name}) has no final norm that fits all its taps")
+            raise UserError(f"tap_norm: {loaded.checkpoint} ({name}) has no final norm that fits all its taps")
         self.tap_norm, self.frozen, self.frozen_blocks = tap_norm, frozen, frozen_blocks
         self.encoder.checkpointing = checkpointing
         self.encoder.set_drop_path(drop_path)
@@ -151,9 +147,8 @@ class SelfPatchPyramid(nn.Module):
         self.train()
 
     def init_weights(self) -> None:
-        """Put the checkpoint's weights in and prove it; mmengine calls this after everything else is initialised."""
+        """Put the checkpoint's weights in again: mmengine calls this after everything else is initialised."""
         self.encoder.load_state_dict(self.loaded.state)
-        self.certify()
 
     def certify(self) -> None:
         """Raise :class:`UserError` unless the encoder holds exactly the checkpoint's weights and gives its features."""

@@ -7,26 +7,25 @@ iteration is one step of the optimiser on the whole batch.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import fcntl
+import hashlib
 import io
 import json
 import math
 import os
-import sys
 import tempfile
 import time
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, pseudo_collate
-from mmengine.dist import get_rank
+from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -38,7 +37,7 @@ from torch.utils.data import DataLoader
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.dense.image_stream import Batches, ImageStream
 from selfpatch.eval.dense.pyramid import SelfPatchPyramid
-from selfpatch.eval.dense.recipe import Recipe
+from selfpatch.eval.dense.recipe import Recipe, RunSettings
 from selfpatch.pretrain import launch
 from selfpatch.pretrain import runner as running
 from selfpatch.pretrain.cli import UserError
@@ -54,6 +53,7 @@ class Plan:
     """One job: what is trained on what, and how it is measured.
 
     Args:
+        name: a word for its folder.
         scope: the library whose registries are searched, "mmdet" or "mmseg".
         model: its config, complete.
         train_data: config of the training set, in ``scope``.
@@ -64,6 +64,7 @@ class Plan:
         grouped: whether images of a pair should be both wide or both tall, so that little is padded.
     """
 
+    name: str
     scope: str
     model: dict[str, Any]
     train_data: dict[str, Any]
@@ -73,98 +74,72 @@ class Plan:
     identity: dict[str, Any]
     grouped: bool = False
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of how a job runs; what is computed is the recipe's matter (:mod:`~selfpatch.eval.dense.recipe`)."""
-    parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="processes on this machine (without GPUs: CPU)"
-    )
-    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="slurm under srun")
-    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts a process cuts its batch into")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
-    parser.add_argument("--workers", type=int, metavar="N", help="loading processes for each process [4; CPU: 0]")
-    parser.add_argument(
-        "--save-every",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="iterations between checkpoints, at most a tenth of the run",
-    )
-    parser.add_argument("--log-every", type=int, default=50, metavar="N", help="iterations between lines of progress")
-    parser.add_argument("--dry-run", action="store_true", help="show config, time and disk; train nothing")
+    def folder(self, out: Path) -> Path:
+        """Where its weights lie below ``out``: a place of its own for each identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return out / f"{self.name}@{self.recipe.version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise :class:`UserError` on impossible options; silence every process but the first."""
-    for name in ("accumulate", "save_every", "log_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be 1 or more")
-    if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers {args.workers}: must be 0 or more")
-    if args.launcher == "none":
-        launch.check_gpus(args.gpus)
-    else:
-        launched_processes(args.launcher)
-    if args.launcher != "none" and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
-        warnings.simplefilter("ignore")
-    if args.dry_run:
-        args.force = True  # a recorded result is no answer to what it would cost
+def processes_of(settings: RunSettings) -> int:
+    """How many processes share the work: as many as the launcher has started, or are to be started here.
+
+    Raises:
+        UserError: there are fewer GPUs, or the launcher did not start this process.
+    """
+    if settings.launcher == "none":
+        launch.check_gpus(settings.gpus)
+        return settings.gpus
+    _, (_, count, *_) = launch.LAUNCHERS[settings.launcher]
+    launch.check_launched(settings.launcher, count)
+    return int(os.environ[count])
 
 
-def train_and_test(plan: Plan, out: Path, args: argparse.Namespace) -> Path:
-    """Train, or go on, or find it trained; then test. ``plan.metric`` holds the result afterwards.
-
-    With ``--gpus N`` this process is replaced by N that come here again. All but the first end here, and so does a dry
-    run.
+def train_and_test(plan: Plan, out: Path, settings: RunSettings) -> bool:
+    """Train, or go on, or find it trained; then test.
 
     Args:
         plan: the job.
         out: where jobs of this checkpoint lie; each plan has a folder of its own in it.
-        args: the options of :func:`add_arguments`.
+        settings: how it runs.
 
     Returns:
-        the job's folder.
+        whether ``plan.metric`` holds the result: not after a dry run, nor in a process that is not the first.
 
     Raises:
         UserError: the batch cannot be shared as asked, another process works in the folder, or the run diverges.
     """
-    processes = args.gpus if args.launcher == "none" else launched_processes(args.launcher)
-    if plan.recipe.batch_size % (processes * args.accumulate):
+    processes = processes_of(settings)
+    if plan.recipe.batch_size % (processes * settings.accumulate):
         raise UserError(
             f"a batch of {plan.recipe.batch_size} images cannot be shared by {processes} processes with "
-            f"--accumulate {args.accumulate}: choose divisors of it, or --batch-size"
+            f"--accumulate {settings.accumulate}: choose divisors of it, or --batch-size"
         )
-    if args.gpus > 1 and args.launcher == "none" and not args.dry_run:
-        launch.run_processes(args.gpus, "selfpatch.eval.run", sys.argv[1:])
-        sys.exit()
     init_default_scope(plan.scope)
     stream = ImageStream(_data_set(plan.train_data), plan.recipe.seed, plan.grouped)
     iterations = plan.recipe.iterations(len(stream))
-    if args.dry_run:
-        _dry_run(plan, out, args, stream, iterations, processes)
-        raise SystemExit(0)
+    if settings.dry_run:
+        _dry_run(plan, out, settings, stream, iterations, processes)
+        return False
+    if settings.gpus > 1 and settings.launcher == "none":
+        raise UserError("gpus: this process is one; the command line starts more, and so does torchrun (launcher)")
 
-    folder = out / plan.recipe.folder_name(plan.identity)
+    folder = plan.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    launch.start_distributed(args.launcher)
-    lock = _lock(folder) if get_rank() == 0 else None
-    if processes > 1 and not torch.cuda.is_available():
-        print(f"warning: no SyncBN on CPU: batch norms see {plan.recipe.batch_size // processes} images, not the batch")
-    _note_identity(folder, plan.identity)
-    runner = _runner(plan, folder, args, stream, iterations)
-    trained = _trained_iterations(folder)
-    if trained < iterations:
-        runner.train()
-        _share_buffers(runner.model)
-    else:
-        runner.load_checkpoint(str(folder / "checkpoint.pth"))
-    plan.metric.collect_dir = str(folder / "parts")  # where processes leave their results for the first
-    runner.test()
-    if get_rank() != 0:
-        raise SystemExit(0)
-    del lock
-    return folder
+    launch.start_distributed(settings.launcher)
+    with held(folder) if is_main_process() else contextlib.nullcontext():
+        if processes > 1 and not torch.cuda.is_available():
+            images = plan.recipe.batch_size // processes
+            print(f"warning: no SyncBN on CPU: batch norms see {images} images, not the batch")
+        _note_identity(folder, plan.identity)
+        runner = _runner(plan, folder, settings, stream, iterations)
+        if _trained_iterations(folder) < iterations:
+            runner.train()
+            _share_buffers(runner.model)
+        else:
+            runner.load_checkpoint(str(folder / "checkpoint.pth"))
+        plan.metric.collect_dir = str(folder / "parts")  # where processes leave their results for the first
+        runner.test()
+    return is_main_process()
 
 
 def _share_buffers(model: nn.Module) -> None:
@@ -212,35 +187,29 @@ def _rest(options: dict) -> dict:
     return {key: value for key, value in options.items() if key not in ("type", "constructor")}
 
 
-def backbone_config(backbone: LoadedBackbone, args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+def backbone_config(backbone: LoadedBackbone, recipe: Recipe, settings: RunSettings) -> dict[str, Any]:
     """The config of the pyramid over a loaded checkpoint by ``recipe``, for the ``backbone`` of a model's config."""
+    names = ("taps", "tap_norm", "tap_layernorm", "drop_path", "frozen_blocks", "frozen")
+    parameters = {name: getattr(recipe, name) for name in names}
     return {
         "type": SelfPatchPyramid.__name__,
-        "checkpoint": str(backbone.checkpoint),
-        "taps": list(recipe.taps),
-        "tap_norm": recipe.tap_norm,
-        "tap_layernorm": recipe.tap_layernorm,
-        "drop_path": recipe.drop_path,
-        "frozen_blocks": recipe.frozen_blocks,
-        "frozen": recipe.frozen,
-        "checkpointing": args.checkpointing,
-        "which": args.which,
-        "heads": args.heads,
-        "unsafe": args.unsafe_load,
+        "loaded": backbone,
+        "checkpointing": settings.checkpointing,
+        **parameters,
     }
 
 
 def _runner(
-    plan: Plan, folder: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, hooks: tuple = ()
+    plan: Plan, folder: Path, settings: RunSettings, stream: ImageStream, iterations: int, hooks: tuple = ()
 ) -> running.SafeRunner:
     recipe = plan.recipe
-    workers = args.workers if args.workers is not None else 4 * torch.cuda.is_available()
+    workers = settings.workers if settings.workers is not None else 4 * torch.cuda.is_available()
     loading = {"num_workers": workers, "persistent_workers": workers > 0}
-    batches = Batches(stream, recipe.batch_size, args.accumulate, iterations)
+    batches = Batches(stream, recipe.batch_size, settings.accumulate, iterations)
     newest = folder / "checkpoint.pth"
     tests = _data_set(plan.test_data)
-    synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and args.launcher != "none" else {}
-    often = min(args.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
+    synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and settings.launcher != "none" else {}
+    often = min(settings.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
     saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False, "advice": DIVERGED}
     runner = running.SafeRunner(
         model=ConfigDict(plan.model),
@@ -250,14 +219,14 @@ def _runner(
             "type": "AddressedTrainLoop",
             "max_iters": iterations,
             "seed": recipe.seed,
-            "parts": args.accumulate,
+            "parts": settings.accumulate,
         },
         optim_wrapper={
             "type": "PreciseOptimWrapper",
             "constructor": "FewGroups",
             "backbone_lr": recipe.backbone_lr,
             "precision": recipe.precision,
-            "accumulative_counts": args.accumulate,
+            "accumulative_counts": settings.accumulate,
             "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
         },
         param_scheduler=recipe.schedulers(iterations),
@@ -267,7 +236,7 @@ def _runner(
         test_cfg={},
         test_evaluator=Evaluator([plan.metric]),
         default_hooks={
-            "logger": {"type": "LoggerHook", "interval": args.log_every},
+            "logger": {"type": "LoggerHook", "interval": settings.log_every},
             "checkpoint": None if hooks else saving,
             "sampler_seed": None,
         },
@@ -275,12 +244,12 @@ def _runner(
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         randomness={"seed": recipe.seed},
-        log_processor={"by_epoch": False, "window_size": args.log_every},
-        log_level="WARNING" if args.dry_run else "INFO",
+        log_processor={"by_epoch": False, "window_size": settings.log_every},
+        log_level="WARNING" if settings.dry_run else "INFO",
         default_scope=plan.scope,
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
         cfg=Config(synchronised),
-        launcher=args.launcher,
+        launcher=settings.launcher,
         env_cfg=running.ENVIRONMENT,
     )
     runner.unsafe_load = False  # what is read from here on is our own
@@ -292,25 +261,14 @@ def _data_set(config: dict[str, Any]) -> Any:
         return DATASETS.build(config)
 
 
-def launched_processes(launcher: str) -> int:
-    """How many processes ``launcher`` has started.
-
-    Raises:
-        UserError: it did not start this one.
-    """
-    _, (_, count, *_) = launch.LAUNCHERS[launcher]
-    launch.check_launched(launcher, count)
-    return int(os.environ[count])
-
-
-def _lock(folder: Path):
-    """Hold the job's folder while this process lives, however it ends."""
-    lock = open(folder / "lock", "w")  # noqa: SIM115 - open as long as it is held
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a job's folder against other processes; the lock goes with this one, however it ends."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
         raise UserError(f"another process is at work in {folder}: wait for it, or stop it") from None
-    return lock
 
 
 def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
@@ -320,7 +278,7 @@ def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
     if note.exists():
         if note.read_text(encoding="utf-8") != text:
             raise UserError(f"{note} belongs to another job: remove {folder}, or choose another --out")
-    elif get_rank() == 0:
+    elif is_main_process():
         write_text(note, text)
 
 
@@ -344,15 +302,17 @@ class _Clock(Hook):
 
 
 def _dry_run(
-    plan: Plan, out: Path, args: argparse.Namespace, stream: ImageStream, iterations: int, processes: int
+    plan: Plan, out: Path, settings: RunSettings, stream: ImageStream, iterations: int, processes: int
 ) -> None:
     """Print the resolved job and what it costs, from a few steps timed on one process."""
     clock, share = _Clock(), plan.recipe.batch_size // processes
-    timed = share if torch.cuda.is_available() else min(share, 2 * args.accumulate)  # CPU time grows with the images
+    timed = (
+        share if torch.cuda.is_available() else min(share, 2 * settings.accumulate)
+    )  # CPU time grows with the images
     with tempfile.TemporaryDirectory() as folder:
-        alone = argparse.Namespace(**{**vars(args), "launcher": "none"})
-        steady = dataclasses.replace(plan.recipe.with_batch(timed), warmup_iters=0)  # it would not fit
-        part = Plan(**{**plan.__dict__, "recipe": steady})
+        alone = settings.model_copy(update={"launcher": "none"})
+        steady = plan.recipe.model_copy(update={"batch_size": timed, "warmup_iters": 0})  # which would not fit
+        part = dataclasses.replace(plan, recipe=steady)
         runner = _runner(part, Path(folder), alone, stream, TIMED_STEPS + 1, hooks=(clock,))
         runner.train()
         step = (clock.times[-1] - clock.times[0]) / TIMED_STEPS * share / timed
@@ -367,12 +327,13 @@ def _dry_run(
         trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
     disk = 2 * (weights + 8 * trained)  # Adam's two moments; the old checkpoint goes once the new one is whole
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    shown = {"model": plan.model, "train_data": plan.train_data, "test_data": plan.test_data, "identity": plan.identity}
+    model = {**plan.model, "backbone": {**plan.model["backbone"], "loaded": plan.identity["arch"]["name"]}}
+    shown = {"model": model, "train_data": plan.train_data, "test_data": plan.test_data, "identity": plan.identity}
     epochs, hours = iterations * plan.recipe.batch_size / len(stream), (step * iterations * processes + test) / 3600
     print(Config(shown).pretty_text)
-    print(f"folder      {out / plan.recipe.folder_name(plan.identity)}")
+    print(f"folder      {plan.folder(out)}")
     print(f"run         {len(stream)} images, {iterations} iterations of {plan.recipe.batch_size}, {epochs:.1f} epochs")
-    print(f"processes   {processes}, {share // args.accumulate} images at a time in each")
+    print(f"processes   {processes}, {share // settings.accumulate} images at a time in each")
     print(f"training    {_span(step * iterations)}, {step:.2f} s an iteration")
     print(f"testing     {_span(test / processes)}")
     print(f"GPU-hours   {hours:.2f} (timed on one {device})")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
-from selfpatch.eval.datasets.archives import SOURCES
+from selfpatch.eval.datasets.prepare import sets
 from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
 from selfpatch.eval.studies.sweep import CellError, run_logged
@@ -174,8 +174,8 @@ def main(argv: Sequence[str]) -> int:
     parser = command_parser(DESCRIPTION)
     parser.add_argument("good", type=Path, metavar="GOOD.pth", help="a trained network whose worth is known")
     parser.add_argument("untrained", type=Path, nargs="?", metavar="UNTRAINED.pth", help="of the same architecture")
-    for name in ("davis", "coco", "ade20k", "imagenet"):
-        parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=Path(SOURCES[name].folder), help="its data")
+    for name, module in sets().items():
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=Path(module.SOURCE.folder), help="its data")
     parser.add_argument("--images", type=Path, metavar="DIR", help="COCO's photographs, if not below --coco")
     parser.add_argument("--size", choices=("mini", "fast"), default="mini", help="of the protocols that train")
     parser.add_argument("--protocols", metavar="A,B", help="only these, such as davis,ade20k/semantic-fpn-mini")

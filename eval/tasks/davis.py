@@ -6,7 +6,6 @@ scored is how well a backbone's patch tokens tell the parts of a scene apart and
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -15,72 +14,65 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.datasets.checks import require, unreadable
-from selfpatch.eval.datasets.davis import Video, fingerprint_of, is_official, read_tree, write_mask
-from selfpatch.eval.datasets.doctor import check_videos
+from selfpatch.eval.datasets.davis import ABSENT, Video, Videos, open_videos, write_mask
 from selfpatch.eval.measures.jf import VOID, read_mask, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
+from selfpatch.eval.tasks import TaskSettings
+from selfpatch.pretrain import settings as declared
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.images import read_picture
 from selfpatch.pretrain.progress import Meter
-from selfpatch.reports.record import Dataset, Evaluation, Protocol, jsonable
+from selfpatch.pretrain.settings import as_json, changed
+from selfpatch.reports.metrics import VIDEO
+from selfpatch.reports.record import Evaluation, Protocol, jsonable
 
-DATA = Path("data/DAVIS")  # the default of --data
+TITLE = "DAVIS video object segmentation"
+HEADLINE = ["J&F"]
+LOWER = ["J decay", "F decay"]
+MEASURE = VIDEO
 PROTOCOL = "davis2017-dino@1"
+FIRST = {"block": 0, "stage": 1}  # the number of the first place in the option of that name
+Positive = Annotated[float, Field(gt=0)]
 
 
-def _option(default: object, help: str) -> object:
-    return dataclasses.field(default=default, metadata={"help": help})
+class Propagation(declared.Settings):
+    """The parameters of the protocol, as published; a departure shows in the protocol's name."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The parameters of the protocol, as published; each is an option, and a departure shows in the protocol's name."""
-
-    context_frames: int = _option(7, "how many of the latest frames are looked back at, beside the first")
-    radius: int = _option(12, "half side of the search window, in patches")
-    topk: int = _option(5, "how many context patches vote for a patch")
-    temperature: float = _option(0.1, "of the votes: softmax(cosine / temperature)")
-    short_side: int = _option(480, "pixels of a frame's short side")
-    long_multiple: int = _option(64, "the long side is floored to a multiple of this")
-    side_multiple: int = _option(1, "then both sides are; where 1 does not suit the patch size, that is taken instead")
-    mean: tuple[float, ...] = _option(IMAGENET_MEAN, "R,G,B of a mean pixel, in 0 … 1")
-    std: tuple[float, ...] = _option((0.228, 0.224, 0.225), "R,G,B that divide what is left (0.228: as published)")
-    block: int = _option(-1, "whose tokens are compared, after the final norm where there is one; -1: the last")
-    stage: int = _option(0, "of a Swin, 1 to 4: whose tokens are compared; without it 3, at stride 16; 0: no Swin")
-    precision: str = _option("float32", "of the backbone: float32 or bf16")
-
-    def __post_init__(self) -> None:
-        for name in ("topk", "temperature", "short_side", "long_multiple", "side_multiple"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be above 0")
-        for name in ("context_frames", "radius"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be 0 or more")
-        if not 0 <= self.stage <= 4:
-            raise UserError(f"--stage {self.stage}: a Swin has the stages 1 to 4, at strides 4, 8, 16 and 32")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError("--mean and --std take three numbers, such as 0.485,0.456,0.406; --std's are above 0")
-        if self.precision not in ("float32", "bf16"):
-            raise UserError(f"--precision {self.precision}: choose float32 or bf16")
-
-    def protocol(self) -> Protocol:
-        """``davis2017-dino@1``, followed by every parameter that is not the published one, as in ``+topk=7``."""
-        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
-        suffixes = (f"+{name}={_text(getattr(self, name))}" for name in changed)
-        parameters = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return Protocol(PROTOCOL + "".join(suffixes), parameters)
+    context_frames: int = Field(7, ge=0, description="how many of the latest frames are looked back at, and the first")
+    radius: int = Field(12, ge=0, description="half side of the search window, in patches")
+    topk: int = Field(5, ge=1, description="how many context patches vote for a patch")
+    temperature: float = Field(0.1, gt=0, description="of the votes: softmax(cosine / temperature)")
+    short_side: int = Field(480, ge=1, description="pixels of a frame's short side")
+    long_multiple: int = Field(64, ge=1, description="the long side is floored to a multiple of this")
+    side_multiple: int = Field(
+        1, ge=1, description="then both sides are; where 1 does not suit the patch size, that is taken instead"
+    )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="R,G,B of a mean pixel, in 0 … 1")
+    std: tuple[Positive, Positive, Positive] = Field(
+        (0.228, 0.224, 0.225), description="R,G,B that divide what is left (0.228: as published)"
+    )
+    block: int = Field(
+        -1,
+        ge=-1,
+        description="ViT: the block whose tokens are compared, after the final norm where there is one; -1: the last",
+    )
+    stage: int = Field(
+        0, ge=0, le=4, description="Swin: the stage (1-4) whose tokens are compared; 0: the third, at stride 16"
+    )
+    precision: Literal["float32", "bf16"] = Field("float32", description="of the backbone")
 
     def frame_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that a frame is resized to; of a square, the height counts as the short side."""
@@ -91,56 +83,69 @@ class Settings:
         return (long, short) if height > width else (short, long)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+class Settings(Propagation, TaskSettings):
+    """The options of the task."""
 
+    data: Path = Field(Path("data/DAVIS"), description="where the data set lies")
+    sequences: tuple[str, ...] = Field((), description="only these of ImageSets/2017/val.txt")
+    resolution: str = Field("480p", description="folder under JPEGImages and Annotations, or Full-Resolution")
+    absent_objects: bool = Field(
+        False, description="score objects that the first mask skips, too: never there, J = F = 1"
+    )
 
-def _text(value: object) -> str:
-    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    def on(self, backbone: LoadedBackbone) -> Settings:
+        """These settings with what depends on the backbone: the stage of a Swin, a multiple that suits the patches.
 
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0.485,0.456,0.406") from None
+        Raises:
+            UserError: the backbone has no such block or stage.
+        """
+        model, name, own = backbone.model, backbone.arch["name"], backbone.model.place
+        other = "block" if own == "stage" else "stage"
+        if getattr(self, other) != Propagation.model_fields[other].default:
+            raise UserError(f"--{other} {getattr(self, other)}: {name} has {own}s: use --{own}")
+        index, places = index_of(self, model), len(model.widths)
+        if index >= places:
+            raise UserError(f"--{own} {index + FIRST[own]}: {name} has 0 … {places - 1}, and -1 for the last")
+        found = {own: index + FIRST[own]}
+        side = model.strides[index]
+        if "side_multiple" not in self.model_fields_set and (self.short_side % side or self.long_multiple % side):
+            found["side_multiple"] = side
+        return self.model_copy(update=found)
 
 
 # --- one video -----------------------------------------------------------------------------------------------------
 
 
-def read_frame(path: Path, settings: Settings) -> tuple[np.ndarray, tuple[int, int]]:
+def read_frame(
+    path: Path, settings: Propagation, mask_size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """A frame as the backbone takes it, (3, h, w) float32, and its own (height, width).
+
+    Args:
+        path: the file.
+        settings: how it is resized and normalised.
+        mask_size: (height, width) of the sequence's masks: they tell whether the frame is turned by its EXIF data.
 
     Raises:
         UserError: the file is no image that can be read to its end.
     """
-    require(unreadable([path]))  # OpenCV takes a truncated JPEG, and makes what is missing grey
-    frame = cv2.imread(str(path))  # (H, W, BGR), uint8
-    if frame is None:
-        raise UserError(f"{path} is not a readable image")
+    frame = read_picture(path, mask_size)  # (H, W, RGB), uint8
     size = frame.shape[:2]
     height, width = settings.frame_size(*size)
     frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    pixels = frame[:, :, ::-1].astype(np.float32) / 255
+    pixels = frame.astype(np.float32) / 255
     pixels = (pixels - np.float32(settings.mean)) / np.float32(settings.std)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), size
 
 
-FIRST = {"block": 0, "stage": 1}  # the number of the first place in the option of that name
-
-
-def index_of(settings: Settings, model: Backbone) -> int:
+def index_of(settings: Propagation, model: Backbone) -> int:
     """Where in ``model`` the compared tokens are taken: an index of its places; -1: the last."""
     number = getattr(settings, model.place)
-    return model.default_index if number == _unset(model.place) else number - FIRST[model.place]
+    unset = Propagation.model_fields[model.place].default
+    return model.default_index if number == unset else number - FIRST[model.place]
 
 
-def _unset(place: str) -> int:
-    return next(f.default for f in dataclasses.fields(Settings) if f.name == place)
-
-
-def patch_tokens(model: Backbone, images: Tensor, settings: Settings) -> Tensor:
+def patch_tokens(model: Backbone, images: Tensor, settings: Propagation) -> Tensor:
     """Tokens (h, w, C), float32, of the patches of one image (1, 3, H, W); [CLS] and registers are left out."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         (tokens,) = model.forward_intermediates(images, [index_of(settings, model)])
@@ -152,7 +157,7 @@ def propagate_video(
     stride: int,
     video: Video,
     folder: Path,
-    settings: Settings,
+    settings: Propagation,
     frame_done: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Write the masks of all frames of a video into ``folder``; frames are read ahead and masks written behind.
@@ -174,11 +179,11 @@ def propagate_video(
     device = next(model.parameters()).device
     given = read_mask(video.masks[0])
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, torch.inference_mode():
-        ahead = [reader.submit(read_frame, path, settings) for path in video.frames[:2]]
+        ahead = [reader.submit(read_frame, path, settings, given.shape) for path in video.frames[:2]]
         written = [writer.submit(write_mask, folder / video.masks[0].name, given)]
         for t, (path, mask) in enumerate(zip(video.frames, video.masks)):
             pixels, size = ahead.pop(0).result()
-            ahead += [reader.submit(read_frame, later, settings) for later in video.frames[t + 2 : t + 3]]
+            ahead += [reader.submit(read_frame, later, settings, given.shape) for later in video.frames[t + 2 : t + 3]]
             if size != given.shape:
                 raise UserError(f"{path} is {size[1]}x{size[0]}, the first frame {given.shape[1]}x{given.shape[0]}")
             tokens = patch_tokens(model, torch.from_numpy(pixels)[None].to(device), settings)  # (h, w, C)
@@ -226,7 +231,7 @@ def propagate_all(
     backbone: LoadedBackbone,
     videos: Sequence[Video],
     out: Path,
-    settings: Settings,
+    settings: Propagation,
     anew: bool = False,
     log: Callable[[str], None] = print,
 ) -> tuple[dict[str, list[int]], float]:
@@ -245,7 +250,7 @@ def propagate_all(
     made_by = {
         "weights_sha256": backbone.weights_sha256,
         "arch": jsonable(backbone.arch),  # the same weights compute something else with another number of heads
-        "protocol": settings.protocol().as_json(),
+        "protocol": _protocol(settings).as_json(),
     }
     for video in videos:
         source = {**made_by, "fingerprint": video.fingerprint()}
@@ -308,77 +313,36 @@ def _masks_sha256(folder: Path, video: Video) -> str:
     return digest.hexdigest()
 
 
-# --- the task, as selfpatch.eval.run finds it ----------------------------------------------------------------------
+# --- the task --------------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options: which sequences, and one for every parameter of the protocol."""
-    parser.add_argument("--sequences", metavar="A,B", help="only these of ImageSets/2017/val.txt")
-    parser.add_argument(
-        "--resolution", default="480p", help="folder under JPEGImages and Annotations, or Full-Resolution"
-    )
-    for f in dataclasses.fields(Settings):
-        kind = _numbers if isinstance(f.default, tuple) else type(f.default)
-        shown = f"{f.metadata['help']} [{_text(f.default)}]".replace("%", "%%")
-        parser.add_argument(_flag(f.name), type=kind, default=argparse.SUPPRESS, metavar="X", help=shown)
+def open(settings: Settings) -> Videos:
+    """The sequences of a DAVIS tree: every file is read once, and checked."""
+    allowed = {ABSENT} if settings.absent_objects else ()
+    return open_videos(settings.data, settings.resolution, settings.sequences, allowed)
 
 
-def _settings(args: argparse.Namespace, backbone: LoadedBackbone | None = None) -> Settings:
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Settings) if hasattr(args, f.name)}
-    settings = Settings(**given)
-    if backbone is None:
-        return settings
-    model, name, own = backbone.model, backbone.arch["name"], backbone.model.place
-    other = "block" if own == "stage" else "stage"
-    if getattr(settings, other) != _unset(other):
-        raise UserError(f"--{other} {getattr(settings, other)}: {name} has {own}s: use --{own}")
-    index, places = index_of(settings, model), len(model.widths)
-    if not -1 <= index < places:
-        raise UserError(f"--{own} {index}: {name} has 0 … {places - 1}, and -1 for the last")
-    settings = dataclasses.replace(settings, **{own: index + FIRST[own]})
-    if "side_multiple" not in given:
-        side = model.strides[index]
-        if settings.short_side % side or settings.long_multiple % side:
-            settings = dataclasses.replace(settings, side_multiple=side)
-    return settings
+def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
+    """``davis2017-dino@1``, followed by every parameter that is not the published one, as in ``+topk=7``."""
+    published = _protocol(settings.on(backbone))
+    return dataclasses.replace(published, name=published.name + "+absent_objects" * settings.absent_objects)
 
 
-def _videos(args: argparse.Namespace) -> list[Video]:
-    return read_tree(Path(args.data), args.resolution, [name for name in (args.sequences or "").split(",") if name])
+def _protocol(settings: Propagation) -> Protocol:
+    return Protocol(PROTOCOL + changed(settings, Propagation), as_json(settings, Propagation))
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise UserError on options out of range and on a DAVIS tree that is not whole: every file is opened."""
-    _settings(args)
-    require(check_videos(_videos(args), thorough=True))  # all of DAVIS val: about 3 s on 2 cores
-
-
-def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
-    """The protocol's name and all parameters."""
-    return _settings(args, backbone).protocol()
-
-
-def fingerprint(args: argparse.Namespace) -> Dataset:
-    """The data set; ``davis2017-val`` if it is the official one, else the folder's name."""
-    videos = _videos(args)
-    official = is_official(videos)
-    split = "val" + (f"[{','.join(v.name for v in videos)}]" if args.sequences else "")
-    split += "" if args.resolution == "480p" else f" {args.resolution}"
-    name = "davis2017-val" if official else f"{Path(args.data).resolve().name}-val"
-    return Dataset(name, split, fingerprint_of(videos), miniature=not official)
-
-
-def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
+def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out: Path) -> Evaluation:
     """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame."""
-    videos, settings = _videos(args), _settings(args, backbone)
-    lost, earlier = propagate_all(backbone, videos, out, settings, anew=args.force)
+    lost, earlier = propagate_all(backbone, dataset.videos, out, settings.on(backbone), anew=settings.force)
     scores = score_folder(
-        Path(args.data) / "Annotations" / args.resolution,
+        settings.data / "Annotations" / settings.resolution,
         out / "masks",
-        [video.name for video in videos],
+        [video.name for video in dataset.videos],
         workers=os.cpu_count() or 1,
     )
     write_text(out / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     write_text(out / "scores.csv", scores.to_csv())
     notes = [lost_line(name, objects) for name, objects in lost.items() if objects]
-    return Evaluation(scores.metrics(), scores.units(), notes, earlier)
+    units = scores.units()
+    return Evaluation(VIDEO.evaluate(units), units, notes, earlier)

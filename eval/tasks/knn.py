@@ -6,23 +6,44 @@ vote, each with the weight exp(cosine / T) (arXiv 1805.01978, section 3.4). Noth
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from selfpatch.eval.checkpoints import features
+from selfpatch.eval.checkpoints.features import FeatureSettings, Preprocessing
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.datasets import features
-from selfpatch.eval.datasets.features import DATA  # noqa: F401 - DATA is this task's too
+from selfpatch.eval.datasets.image_folder import LabelledFolder, open_folder, split_of
+from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.progress import Meter
-from selfpatch.reports.record import Dataset, Evaluation, Protocol
+from selfpatch.pretrain.settings import as_json, changed
+from selfpatch.reports.metrics import CLASSIFICATION
+from selfpatch.reports.record import Evaluation, Protocol
 
-K, TEMPERATURE = 20, 0.07
+TITLE = "k-NN classification"
+HEADLINE = ["top-1"]
+MEASURE = CLASSIFICATION
+SOURCE = "imagenet"
 SIMILARITIES = 1 << 26  # at a time: 256 MB
+
+
+class Vote(Preprocessing):
+    """The parameters of the protocol."""
+
+    k: int = Field(20, ge=1, description="how many neighbours vote")
+    temperature: float = Field(  # exp(1 / 0.01) = 3e43 would overflow float32
+        0.07, ge=0.02, description="a vote weighs exp(cosine / temperature)"
+    )
+
+
+class Settings(Vote, FeatureSettings, TaskSettings):
+    """The options of the task."""
+
+    data: Path = Field(Path("data/imagenet"), description="where the data set lies")
 
 
 def knn_votes(train: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int, temperature: float) -> Tensor:
@@ -44,71 +65,36 @@ def knn_votes(train: Tensor, labels: Tensor, queries: Tensor, classes: int, k: i
     return votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
 
 
-def top(scores: Tensor, labels: Tensor, n: int) -> Tensor:
-    """Whether the true class is among the ``n`` best of (M, classes); of equal scores the lower class wins."""
-    best = scores.argsort(dim=1, descending=True, stable=True)[:, :n]
-    return (best == labels[:, None]).any(dim=1)
+# --- the task --------------------------------------------------------------------------------------------------------
 
 
-def units_of(folder: features.LabelledFolder, scores: Tensor) -> dict[str, np.ndarray]:
-    """Per image of ``val``: its place in the folder, whether it is right; top-5 if classes are more than 5."""
-    labels = torch.from_numpy(folder.val.labels)
-    units = {"image": np.array([path.relative_to(folder.root).as_posix() for path in folder.val.paths])}
-    units |= {f"top-{n}": top(scores, labels, n).numpy() for n in (1, 5) if n == 1 or len(folder.classes) > n}
-    return units
-
-
-# --- the task, as selfpatch.eval.run finds it ------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the vote and of the features."""
-    parser.add_argument("--k", type=int, default=K, help="how many neighbours vote")
-    parser.add_argument(
-        "--temperature", type=float, default=TEMPERATURE, help="a vote weighs exp(cosine / temperature)"
-    )
-    features.add_arguments(parser)
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise UserError on options out of range and on a folder that gives no classes or too few images."""
-    folder = features.check(args)
-    if not 1 <= args.k <= len(folder.train):
+def open(settings: Settings) -> LabelledFolder:
+    """The folder of labelled images; raises UserError if it has no classes or too few images."""
+    folder = open_folder(settings.data)
+    if settings.k > len(folder.train):
         raise UserError(
-            f"--k {args.k}: {args.data} has {len(folder.train)} images to learn from; choose 1 to that many"
+            f"--k {settings.k}: {settings.data} has {len(folder.train)} images to learn from; choose 1 to that many"
         )
-    if not args.temperature >= 0.02:  # exp(1 / 0.01) = 3e43 would overflow float32
-        raise UserError(f"--temperature {args.temperature}: must be 0.02 or more")
+    return folder
 
 
-def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
+def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
-    own = {"k": args.k, "temperature": args.temperature, "split": features.check(args).split}
-    name = "knn-dino@1" + features.changed(args, {"k": K, "temperature": TEMPERATURE})
-    return Protocol(name, {**features.parameters(args), **own})
+    own = {**features.parameters(settings), **as_json(settings, Vote), "split": split_of(settings.data)}
+    return Protocol("knn-dino@1" + changed(settings, Vote), own)
 
 
-def fingerprint(args: argparse.Namespace) -> Dataset:
-    """The data set; ``imagenet1k-val`` if it is that, else the folder's name."""
-    return features.check(args).dataset
-
-
-def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
+def evaluate(backbone: LoadedBackbone, dataset: LabelledFolder, settings: Settings, out: Path) -> Evaluation:
     """Top-1 and top-5 in per cent, and which images are right."""
-    folder = features.check(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, val = (
-        torch.from_numpy(np.array(features.features_of(backbone, part, args, title, folder.fingerprint)))
-        for title, part in (("train", folder.train), ("val", folder.val))
-    )
-    train, labels = F.normalize(train).to(device), torch.from_numpy(folder.train.labels).to(device)
+    train, val = features.features_of_folder(backbone, dataset, settings)
+    train, labels = F.normalize(train).to(device), torch.from_numpy(dataset.train.labels).to(device)
     rows = max(1, SIMILARITIES // len(train))
     scores = []
     with Meter("k-NN", len(val), "images") as meter:
         for queries in F.normalize(val).split(rows):
-            votes = knn_votes(train, labels, queries.to(device), len(folder.classes), args.k, args.temperature)
+            votes = knn_votes(train, labels, queries.to(device), len(dataset.classes), settings.k, settings.temperature)
             scores.append(votes.cpu())
             meter.advance(len(queries))
-    units = units_of(folder, torch.cat(scores))
-    metrics = {name: 100 * float(right.mean()) for name, right in units.items() if name != "image"}
-    return Evaluation(metrics, units, features.notes(backbone))
+    units = dataset.units(torch.cat(scores))
+    return Evaluation(CLASSIFICATION.evaluate(units), units, features.notes(backbone))

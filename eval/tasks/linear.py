@@ -8,27 +8,48 @@ not with those of papers. In return it has no learning rate, no randomness, and 
 
 from __future__ import annotations
 
-import argparse
-import math
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from selfpatch.eval.checkpoints import features
+from selfpatch.eval.checkpoints.features import FeatureSettings, Preprocessing
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.datasets import features
-from selfpatch.eval.datasets.features import DATA  # noqa: F401 - DATA is this task's too
-from selfpatch.eval.tasks.knn import units_of
+from selfpatch.eval.datasets.image_folder import LabelledFolder, held_out, open_folder, split_of
+from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.progress import Meter
-from selfpatch.reports.record import Dataset, Evaluation, Protocol
+from selfpatch.pretrain.settings import changed
+from selfpatch.reports.metrics import CLASSIFICATION
+from selfpatch.reports.record import Evaluation, Protocol
 
+TITLE = "Linear classification"
+HEADLINE = ["top-1"]
+MEASURE = CLASSIFICATION
+SOURCE = "imagenet"
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # strongest first: each fit starts from the one before
 HELD_OUT = 10  # every tenth training image of a class chooses among them
 ITERATIONS = 200  # at most, of L-BFGS
 LOGITS = 1 << 26  # at a time: 256 MB
+
+
+class Fit(Preprocessing):
+    """The parameters of the protocol."""
+
+    decay: float | None = Field(
+        None,
+        gt=0,
+        description=f"weight decay, instead of the best of {', '.join(f'{x:g}' for x in DECAYS)} on held-out images",
+    )
+
+
+class Settings(Fit, FeatureSettings, TaskSettings):
+    """The options of the task."""
+
+    data: Path = Field(Path("data/imagenet"), description="where the data set lies")
 
 
 def fit(
@@ -83,66 +104,48 @@ def accuracy(inputs: Tensor, labels: Tensor, weights: Tensor) -> float:
     return 100 * float((logits(inputs, weights).argmax(1) == labels).float().mean())
 
 
-# --- the task, as selfpatch.eval.run finds it ------------------------------------------------------------------------
+# --- the task --------------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the fit and of the features."""
-    shown = ", ".join(f"{decay:g}" for decay in DECAYS)
-    parser.add_argument(
-        "--decay", type=float, metavar="X", help=f"weight decay, instead of the best of {shown} on held-out images"
-    )
-    features.add_arguments(parser)
+def open(settings: Settings) -> LabelledFolder:
+    """The folder of labelled images; raises UserError if it has no classes or too few images."""
+    folder = open_folder(settings.data)
+    if settings.decay is None and not held_out(HELD_OUT, folder.train.labels).any():
+        raise UserError(f"{settings.data} has one training image per class, so none can be held out: give a --decay")
+    return folder
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise UserError on options out of range and on a folder that gives no classes or too few images."""
-    folder = features.check(args)
-    if args.decay is not None and not 0 < args.decay < math.inf:
-        raise UserError(f"--decay {args.decay}: must be above 0")
-    if args.decay is None and not features.every(HELD_OUT, folder.train.labels).any():
-        raise UserError(f"{args.data} has one training image per class, so none can be held out: give a --decay")
-
-
-def protocol_of(args: argparse.Namespace, backbone: LoadedBackbone) -> Protocol:
+def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
     own = {
         "classifier": "multinomial logistic regression on features standardised by the training images",
         "solver": f"L-BFGS, at most {ITERATIONS} iterations",
-        "weight_decay": list(DECAYS) if args.decay is None else args.decay,
-        "chosen_on": None if args.decay else f"every {HELD_OUT}th training image of a class, from its 2nd; then all",
-        "split": features.check(args).split,
+        "weight_decay": settings.decay or list(DECAYS),
+        "chosen_on": None
+        if settings.decay
+        else f"every {HELD_OUT}th training image of a class, from its 2nd; then all",
+        "split": split_of(settings.data),
     }
-    return Protocol("linear-logistic@1" + features.changed(args, {"decay": None}), {**features.parameters(args), **own})
+    return Protocol("linear-logistic@1" + changed(settings, Fit), {**features.parameters(settings), **own})
 
 
-def fingerprint(args: argparse.Namespace) -> Dataset:
-    """The data set; ``imagenet1k-val`` if it is that, else the folder's name."""
-    return features.check(args).dataset
-
-
-def evaluate(backbone: LoadedBackbone, args: argparse.Namespace, out: Path) -> Evaluation:
+def evaluate(backbone: LoadedBackbone, dataset: LabelledFolder, settings: Settings, out: Path) -> Evaluation:
     """Top-1 and top-5 in per cent, which images are right, and the weight decay that was chosen."""
-    folder = features.check(args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, val = (
-        torch.from_numpy(np.array(features.features_of(backbone, part, args, title, folder.fingerprint))).to(device)
-        for title, part in (("train", folder.train), ("val", folder.val))
-    )
+    train, val = (part.to(device) for part in features.features_of_folder(backbone, dataset, settings))
     mean, std = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
     train, val = (train - mean) / std, (val - mean) / std
-    labels = torch.from_numpy(folder.train.labels).to(device)
-    start = torch.zeros(train.shape[1] + 1, len(folder.classes), device=device)
+    labels = torch.from_numpy(dataset.train.labels).to(device)
+    start = torch.zeros(train.shape[1] + 1, len(dataset.classes), device=device)
 
-    decay, notes = args.decay, features.notes(backbone)
+    decay, notes = settings.decay, features.notes(backbone)
     if decay is None:
-        decay, start, said = choose(train, labels, start)
-        notes.append(said)
+        decay, start, line = choose(train, labels, start)
+        notes.append(line)
     with Meter("linear", ITERATIONS, "loss evaluations") as meter:
         weights = fit(train, labels, start, decay, meter=meter)
-    units = units_of(folder, logits(val, weights).cpu())
-    metrics = {name: 100 * float(right.mean()) for name, right in units.items() if name != "image"}
-    return Evaluation(metrics, units, notes)
+    units = dataset.units(logits(val, weights).cpu())
+    return Evaluation(CLASSIFICATION.evaluate(units), units, notes)
 
 
 def choose(inputs: Tensor, labels: Tensor, start: Tensor) -> tuple[float, Tensor, str]:
@@ -151,7 +154,7 @@ def choose(inputs: Tensor, labels: Tensor, start: Tensor) -> tuple[float, Tensor
     Returns:
         the decay, the weights fitted with it, and a line that tells of the choice.
     """
-    held = torch.from_numpy(features.every(HELD_OUT, labels.cpu().numpy())).to(inputs.device)
+    held = torch.from_numpy(held_out(HELD_OUT, labels.cpu().numpy())).to(inputs.device)
     best = (-1.0, 0.0, start)
     weights = start
     for decay in DECAYS:

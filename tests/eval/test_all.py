@@ -5,9 +5,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from selfpatch.eval import all as every
+from selfpatch.eval import tasks
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.settings import check
+from selfpatch.pretrain.swin import Swin
+from selfpatch.pretrain.vit import VisionTransformer
 
 
 @pytest.fixture
@@ -42,30 +47,28 @@ def test_options_reach_the_benchmarks_that_have_them(calls, tmp_path):
     (tmp_path / "photos").mkdir()
     mini = ["--size", "mini", "--coco", "photos", "--images", "frames", "--gpus", "2", "--records", "r", "--force"]
     every.main(["x.pth", *mini])
-    davis, coco, ade20k = (" ".join(command[4:]) for command in calls[:-1])
-    assert davis == "x.pth --data data/DAVIS --records r --force"
-    assert coco == "x.pth --data photos --records r --force --images frames --gpus 2 --protocol mask-rcnn-mini"
-    assert ade20k == "x.pth --data data/ade20k --records r --force --gpus 2 --protocol semantic-fpn-mini"
+    davis, ade20k, coco = (command[3:] for command in calls[:-1])
+    common = ["x.pth", "--records", "r", "--force"]
+    assert sorted(davis) == sorted([*common, "davis", "--data", "data/DAVIS"])
+    trained = [*common, "--gpus", "2"]
+    assert sorted(coco) == sorted(
+        [*trained, "coco", "--data", "photos", "--images", "frames", "--protocol", "mask-rcnn-mini"]
+    )
+    assert sorted(ade20k) == sorted([*trained, "ade20k", "--data", "data/ade20k", "--protocol", "semantic-fpn-mini"])
     assert calls[-1][2:] == ["selfpatch.reports.report", "--records", "r"]
 
 
-ARCHS = {
-    "vit": {"family": "vit", "depth": 12, "final_norm": True, "name": "vit-s16"},
-    "swin": {"family": "swin", "depths": [2, 2, 6, 2], "final_norm": True, "name": "swin-t"},
-}
-
-
-@pytest.mark.parametrize("family", ARCHS)
-@pytest.mark.parametrize("size", every.PROTOCOLS)
-@pytest.mark.parametrize("task", ["coco", "ade20k"])
-def test_its_protocols_take_either_family(task, size, family):
-    from selfpatch.eval.dense import recipe
-
-    name = every.PROTOCOLS[size].get(task)  # None: the task's own default for the family, which its tests build
-    if name is not None:
-        backbone = SimpleNamespace(arch=ARCHS[family], checkpoint="x.pth")
-        found, _, _ = recipe.read(task, SimpleNamespace(protocol=name), backbone)
-        assert found == f"{name}@1"
+@pytest.mark.parametrize("family", [VisionTransformer, Swin])
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, size) for name in tasks.names() for size in getattr(tasks.load(name), "SIZES", {})]
+)
+def test_every_size_takes_either_family(name, size, family):
+    task = tasks.load(name)
+    settings = check(task.Settings, task.SIZES[size])
+    with torch.device("meta"):
+        model = family()
+    backbone = SimpleNamespace(model=model, arch={**model.arch, "name": "x"}, checkpoint="x.pth")
+    assert task.protocol(settings, backbone).name.startswith(f"{settings.protocol}@")
 
 
 @pytest.mark.parametrize(("argv", "reason"), [(["y.pth"], "no such checkpoint"), (["x.pth", "--davis", "z"], None)])

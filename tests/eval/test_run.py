@@ -1,7 +1,5 @@
 """One command for every task: checks first, the certificate, the work, one record; and never the work twice."""
 
-import ast
-import importlib
 import json
 import os
 import subprocess
@@ -13,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from selfpatch.eval import run
+from selfpatch.eval import run, tasks
+from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
-from selfpatch.reports.record import Dataset, Evaluation, Protocol, read_record
+from selfpatch.reports.metrics import Measure
+from selfpatch.reports.record import Dataset, Evaluation, Protocol, Record
 
 
 @pytest.fixture
@@ -35,50 +35,65 @@ def write_checkpoint(path, seed=0):
     return path
 
 
+class Settings(TaskSettings):
+    data: Path = Path("toys")
+    save_predictions: bool = False
+
+
 class Task:
     """A task that counts how often it works, with a data set and a protocol that a test can change."""
+
+    __name__ = "selfpatch.eval.tasks.toy"
+    TITLE, HEADLINE, MEASURE = "Toys", ["J&F"], Measure("toy", "J", ("J",), {})
 
     def __init__(self):
         self.worked, self.seen = 0, None
         self.top_k, self.data = 5, "a" * 64
         self.metrics, self.earlier_seconds = {"J&F": 61.0, "IoU/wall": 12.0}, 0.0
 
-    def check(self, args):
-        self.checked = True
+    def open(self, settings):
+        identity = Dataset("toys", "val", self.data, miniature=True)
+        return SimpleNamespace(identity=identity, findings=["a toy is broken"])
 
-    def protocol_of(self, args, backbone):
+    def protocol(self, settings, backbone):
         return Protocol("toy@1", {"top_k": self.top_k, "patch": backbone.arch["patch"]})
 
-    def fingerprint(self, args):
-        return Dataset("toys", "val", self.data, miniature=True)
-
-    def evaluate(self, backbone, args, out):
+    def evaluate(self, backbone, dataset, settings, out):
         self.worked += 1
         self.seen = backbone, out
         return Evaluation(self.metrics, {"J": np.arange(3.0)}, ["an object was lost"], self.earlier_seconds)
 
 
-def arguments(checkpoint, **options):
-    defaults = {"task": "toy", "checkpoint": checkpoint, "which": None, "heads": None, "unsafe_load": False}
-    places = {"records": checkpoint.parent / "records", "out": None, "force": False, "method": None}
-    return SimpleNamespace(**defaults | places | options)
+def go(task, checkpoint, save_predictions=False, force=False, **options) -> Record:
+    """Run a task, with records beside the checkpoint."""
+    settings = Settings(save_predictions=save_predictions, force=force)
+    return run.run(task, settings, checkpoint, **{"records": checkpoint.parent / "records"} | options)
 
 
 def test_a_run_leaves_one_record_of_everything(checkpoint, capsys):
     task = Task()
-    path = run.run(task, arguments(checkpoint))
-    record = read_record(path)
+    record = go(task, checkpoint)
+    assert Record.read(record.path) == record
     backbone, out = task.seen
-    assert (record["task"], record["dataset"], record["split"], record["miniature"]) == ("toy", "toys", "val", True)
-    assert record["protocol"] == {"name": "toy@1", "parameters": {"top_k": 5, "patch": 16}}
-    assert (record["method"], record["pretrain_epochs"], record["seed"]) == ("DINO", 3, 7)
-    assert record["arch"]["name"] == "vit-24x2-p16"
-    assert record["config"] == {"clip": "inf"}
-    assert record["certificate"] == backbone.certificate
-    assert (record["metrics"], record["notes"]) == (task.metrics, ["an object was lost"])
-    assert out == Path("work_dirs/eval") / f"toy-{record['checkpoint_sha256'][:12]}"
+    assert (record.task, record.dataset, record.split, record.miniature) == ("toy", "toys", "val", True)
+    assert record.protocol == Protocol("toy@1", {"top_k": 5, "patch": 16})
+    assert (record.method, record.pretrain_epochs, record.seed) == ("DINO", 3, 7)
+    assert (record.title, record.headline, record.measure) == ("Toys", ["J&F"], "selfpatch.eval.tasks.toy:MEASURE")
+    assert record.findings == ["a toy is broken"]
+    assert record.arch["name"] == "vit-24x2-p16"
+    assert record.config == {"clip": "inf"}
+    assert record.certificate == backbone.certificate
+    assert (record.metrics, record.notes) == (task.metrics, ["an object was lost"])
+    assert out == Path("work_dirs/eval") / f"toy-{record.checkpoint_sha256[:12]}"
     printed = capsys.readouterr().out
-    for line in (*backbone.certificate, "J&F 61.00", "an object was lost", "miniature", str(path)):
+    for line in (
+        *backbone.certificate,
+        "J&F 61.00",
+        "an object was lost",
+        "miniature",
+        "warning: a toy is broken",
+        str(record.path),
+    ):
         assert line in printed
     assert "IoU/wall" not in printed  # per class: in the file
 
@@ -86,14 +101,14 @@ def test_a_run_leaves_one_record_of_everything(checkpoint, capsys):
 def test_seconds_of_stopped_runs_count(checkpoint):
     task = Task()
     task.earlier_seconds = 1000.0
-    assert 1000 <= read_record(run.run(task, arguments(checkpoint)))["seconds"] < 1100
+    assert 1000 <= go(task, checkpoint).seconds < 1100
 
 
 def test_the_same_again_shows_the_record_and_does_not_work(checkpoint, capsys):
     task = Task()
-    first = run.run(task, arguments(checkpoint))
+    first = go(task, checkpoint)
     capsys.readouterr()
-    assert run.run(task, arguments(checkpoint)) == first
+    assert go(task, checkpoint) == first
     assert task.worked == 1
     assert "already recorded" in capsys.readouterr().out
 
@@ -101,42 +116,38 @@ def test_the_same_again_shows_the_record_and_does_not_work(checkpoint, capsys):
 def test_options_that_a_record_cannot_follow_are_said_to_be_ignored(checkpoint, capsys):
     task = Task()
     task.EXTRAS = ("save_predictions",)
-    run.run(task, arguments(checkpoint, save_predictions=False))
-    run.run(task, arguments(checkpoint, save_predictions=False, method="DINO"))  # the name that it has
+    go(task, checkpoint, save_predictions=False)
+    go(task, checkpoint, save_predictions=False, method="DINO")  # the name that it has
     assert "ignored" not in capsys.readouterr().out
-    run.run(task, arguments(checkpoint, save_predictions=True, method="Mine"))
+    go(task, checkpoint, save_predictions=True, method="Mine")
     assert "--method, --save-predictions ignored (--force applies it)" in capsys.readouterr().out
     assert task.worked == 1
 
 
-@pytest.mark.parametrize("name", run.tasks())
+@pytest.mark.parametrize("name", tasks.names())
 def test_extras_are_options_of_their_task(name):
-    task = importlib.import_module(f"selfpatch.eval.tasks.{name}")
-    args = run._parser(task, [name]).parse_args(["x.pth"])
-    assert all(hasattr(args, option) for option in getattr(task, "EXTRAS", ()))
+    task = tasks.load(name)
+    assert set(getattr(task, "EXTRAS", ())) <= task.Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "network", "protocol", "data", "--force"])
 def test_anything_else_runs_and_is_recorded_beside_it(checkpoint, change, tmp_path):
-    task = Task()
-    first = run.run(task, arguments(checkpoint))
-    before = first.read_bytes()
-    args = arguments(checkpoint)
+    task, options = Task(), {}
+    first = go(task, checkpoint)
+    before = first.path.read_bytes()
     if change == "checkpoint":
-        args.checkpoint = write_checkpoint(tmp_path / "other.pth", seed=1)
+        options["records"], checkpoint = checkpoint.parent / "records", write_checkpoint(tmp_path / "other.pth", seed=1)
     elif change == "network":
-        args.which = "student"
+        options["which"] = "student"
     elif change == "protocol":
         task.top_k = 7
     elif change == "data":
         task.data = "b" * 64
-    else:
-        args.force = True
-    second = run.run(task, args)
+    second = go(task, checkpoint, force=change == "--force", **options)
     assert task.worked == 2
-    assert second != first
-    assert first.read_bytes() == before
-    assert run.run(task, arguments(args.checkpoint, which=args.which)) in (first, second)  # each is found again
+    assert second.path != first.path
+    assert first.path.read_bytes() == before
+    assert go(task, checkpoint, **options) in (first, second)  # each is found again
     assert task.worked == 2
 
 
@@ -146,10 +157,10 @@ def test_another_number_of_heads_is_another_result(tmp_path):
     model = VisionTransformer(embed_dim=24, depth=2, heads=3, img_size=32)
     torch.save(model.state_dict(), tmp_path / "bare.pth")  # no metadata: --heads tells
     task = Task()
-    paths = {heads: run.run(task, arguments(tmp_path / "bare.pth", heads=heads)) for heads in (3, 6)}
+    records = {heads: go(task, tmp_path / "bare.pth", heads=heads) for heads in (3, 6)}
     assert task.worked == 2
-    assert {heads: read_record(path)["arch"]["heads"] for heads, path in paths.items()} == {3: 3, 6: 6}
-    assert run.run(task, arguments(tmp_path / "bare.pth", heads=6)) == paths[6]
+    assert {heads: record.arch["heads"] for heads, record in records.items()} == {3: 3, 6: 6}
+    assert go(task, tmp_path / "bare.pth", heads=6) == records[6]
     assert task.worked == 2
 
 
@@ -158,41 +169,41 @@ class TestOrder:
 
     def test_arguments_and_data_before_the_checkpoint(self, tmp_path):
         task = Task()
-        task.check = lambda args: (_ for _ in ()).throw(UserError("no such data"))
+        task.open = lambda settings: (_ for _ in ()).throw(UserError("no such data"))
         with pytest.raises(UserError, match="no such data"):
-            run.run(task, arguments(tmp_path / "nowhere.pth"))
+            go(task, tmp_path / "nowhere.pth")
 
     def test_the_checkpoint_before_the_work(self, tmp_path):
         task = Task()
         with pytest.raises(UserError, match="no such checkpoint"):
-            run.run(task, arguments(tmp_path / "nowhere.pth"))
+            go(task, tmp_path / "nowhere.pth")
         assert task.worked == 0
 
     def test_a_place_for_the_record_before_the_work(self, checkpoint):
         task = Task()
         (checkpoint.parent / "file").write_text("")
         with pytest.raises(UserError, match="--records"):
-            run.run(task, arguments(checkpoint, records=checkpoint.parent / "file" / "records"))
+            go(task, checkpoint, records=checkpoint.parent / "file" / "records")
         assert task.worked == 0
 
     def test_a_failed_evaluation_leaves_no_record(self, checkpoint):
         task = Task()
         task.evaluate = lambda *_: (_ for _ in ()).throw(UserError("an image is missing"))
         with pytest.raises(UserError, match="an image is missing"):
-            run.run(task, arguments(checkpoint))
+            go(task, checkpoint)
         assert not (checkpoint.parent / "records").exists()
 
 
 def test_a_figure_without_a_value_is_noted_not_recorded(checkpoint):
     task = Task()
     task.metrics = {"mask AP": 3.0, "mask AP/zebra": float("nan")}
-    record = read_record(run.run(task, arguments(checkpoint)))
-    assert record["metrics"] == {"mask AP": 3.0}
-    assert "mask AP/zebra has no value" in record["notes"]
+    record = go(task, checkpoint)
+    assert record.metrics == {"mask AP": 3.0}
+    assert "mask AP/zebra has no value" in record.notes
 
 
 def test_the_users_name_for_the_method(checkpoint):
-    assert read_record(run.run(Task(), arguments(checkpoint, method="iBOT")))["method"] == "iBOT"
+    assert go(Task(), checkpoint, method="iBOT").method == "iBOT"
 
 
 def test_a_method_that_the_file_does_not_tell_is_asked_for(tmp_path, capsys):
@@ -200,24 +211,33 @@ def test_a_method_that_the_file_does_not_tell_is_asked_for(tmp_path, capsys):
     model = VisionTransformer(embed_dim=24, depth=2, heads=3, img_size=32)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "anyone.pth")
     options = {"heads": 3, "records": tmp_path / "records"}
-    assert read_record(run.run(Task(), arguments(tmp_path / "anyone.pth", **options)))["method"] == "ViT"
+    assert go(Task(), tmp_path / "anyone.pth", **options).method == "ViT"
     assert "called ViT: name it with --method" in capsys.readouterr().out
-    named = run.run(Task(), arguments(tmp_path / "anyone.pth", method="iBOT", force=True, **options))
-    assert read_record(named)["method"] == "iBOT"
+    assert go(Task(), tmp_path / "anyone.pth", method="iBOT", force=True, **options).method == "iBOT"
     assert "name it with" not in capsys.readouterr().out
 
 
 def test_tasks_are_found_by_name():
-    found = set(run.tasks())
+    found = set(tasks.names())
     assert {"davis", "coco", "ade20k"} <= found
     assert not found & {"run", "record", "convert", "jf", "backbone", "training"}  # modules beside the tasks
 
 
-@pytest.mark.parametrize("name", run.tasks())
-def test_every_task_follows_the_protocol(name):
-    body = ast.parse((Path(run.__file__).parent / "tasks" / f"{name}.py").read_text()).body
-    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-    assert {"add_arguments", "check", "protocol_of", "fingerprint", "evaluate"} <= defined
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_follows_the_contract(name):
+    task = tasks.load(name)
+    assert all(callable(getattr(task, part)) for part in ("open", "protocol", "evaluate"))
+    assert issubclass(task.Settings, TaskSettings)
+    assert isinstance(task.MEASURE, Measure)
+    assert task.TITLE
+    assert task.HEADLINE
+
+
+def test_from_python_a_setting_is_checked_as_an_option_is(checkpoint):
+    with pytest.raises(UserError, match="unknown setting topkk: did you mean topk"):
+        run.evaluate("davis", checkpoint, topkk=3)
+    with pytest.raises(UserError, match="topk=0: must be 1 or more"):
+        run.evaluate("davis", checkpoint, topk=0)
 
 
 def command(*arguments, cwd):
@@ -262,7 +282,7 @@ def test_a_bad_checkpoint_costs_one_line(kind, checkpoint, capsys):
         torch.save(content, checkpoint)
     task = Task()
     with pytest.raises(UserError) as error:
-        run.run(task, arguments(checkpoint))
+        go(task, checkpoint)
     assert "\n" not in str(error.value)
     assert str(checkpoint) in str(error.value)
     if "tensor" in kind:
@@ -288,6 +308,6 @@ def test_help_shows_a_tasks_own_options(tmp_path):
 
 
 def test_a_record_is_json_that_other_tools_read(checkpoint):
-    path = run.run(Task(), arguments(checkpoint))
+    path = go(Task(), checkpoint).path
     record = json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(constant))
     assert np.load(path.parent / record["units"])["J"].tolist() == [0.0, 1.0, 2.0]

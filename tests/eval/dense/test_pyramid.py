@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
+from selfpatch.eval.checkpoints.load import LoadedBackbone, load_backbone
 from selfpatch.eval.dense.pyramid import CertifyBackbone, SelfPatchPyramid
 from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
@@ -23,20 +24,21 @@ def write_checkpoint(path: Path, model: nn.Module) -> str:
 
 @pytest.fixture
 def vit(tmp_path):
-    """A function that writes a checkpoint of a small ViT and returns its path."""
+    """A function that gives a checkpoint of a small ViT, loaded."""
 
-    def write(**options) -> str:
+    def write(**options) -> LoadedBackbone:
         torch.manual_seed(0)
         options = {"embed_dim": 32, "depth": 4, "heads": 2, "img_size": 8 * options.get("patch_size", 16), **options}
-        return write_checkpoint(tmp_path / "vit.pth", VisionTransformer(**options))
+        return load_backbone(write_checkpoint(tmp_path / "vit.pth", VisionTransformer(**options)))
 
     return write
 
 
 @pytest.fixture
-def swin(tmp_path) -> str:
+def swin(tmp_path) -> LoadedBackbone:
     torch.manual_seed(0)
-    return write_checkpoint(tmp_path / "swin.pth", Swin(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8)))
+    model = Swin(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8))
+    return load_backbone(write_checkpoint(tmp_path / "swin.pth", model))
 
 
 @pytest.mark.parametrize("patch", [8, 14, 16, 32])
@@ -61,8 +63,8 @@ def test_any_image_size_is_padded_right_and_below(vit, patch, size):
 @pytest.mark.parametrize("pyramid", [True, False])
 def test_maps_are_contiguous(vit, swin, pyramid):
     images = torch.randn(2, 3, 64, 96)
-    for path in (vit(cls_token=True), swin, vit(cls_token=False, final_norm=False)):
-        assert all(level.is_contiguous() for level in SelfPatchPyramid(path, pyramid=pyramid)(images))
+    for loaded in (vit(cls_token=True), swin, vit(cls_token=False, final_norm=False)):
+        assert all(level.is_contiguous() for level in SelfPatchPyramid(loaded, pyramid=pyramid)(images))
 
 
 @pytest.mark.parametrize("options", [{}, {"cls_token": False, "final_norm": False}])
@@ -131,7 +133,7 @@ def test_golden_tokens_come_out_at_the_taps(golden_vit, tmp_path):
     path = tmp_path / "golden.pth"
     torch.save(state, path)
     depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
-    pyramid = SelfPatchPyramid(str(path), taps=range(depth), tap_norm=norm, pyramid=False, heads=3).eval()
+    pyramid = SelfPatchPyramid(load_backbone(path, heads=3), taps=range(depth), tap_norm=norm, pyramid=False).eval()
     for name in (k for k in recorded if k.startswith("image/")):
         with torch.no_grad():
             maps = pyramid(torch.from_numpy(recorded[name]).float())
@@ -153,7 +155,7 @@ def test_swin_gives_its_stages_under_fresh_norms(swin):
         torch.testing.assert_close(found.permute(0, 2, 3, 1), expected)
 
 
-def test_weights_enter_in_init_weights_and_are_proved(vit):
+def test_weights_enter_again_in_init_weights(vit):
     pyramid = SelfPatchPyramid(vit())
     pyramid.certify()
     pyramid.encoder.init_weights()  # what a framework does to every module after it is built
@@ -166,7 +168,7 @@ def test_weights_enter_in_init_weights_and_are_proved(vit):
 @pytest.mark.parametrize("name", ["blocks.2.attn.qkv.weight", "pos_embed", "norm.bias", "patch_embed.proj.weight"])
 def test_a_single_changed_tensor_is_caught_before_training(vit, name):
     detector = nn.Module()
-    detector.backbone = MODELS.build({"type": "SelfPatchPyramid", "checkpoint": vit()})
+    detector.backbone = MODELS.build({"type": "SelfPatchPyramid", "loaded": vit()})
 
     class Runner:
         model, iter = detector, 0
@@ -188,8 +190,8 @@ def gradients(pyramid: SelfPatchPyramid) -> set[str]:
 
 def test_everything_that_trains_gets_a_gradient(vit, swin):
     """DDP waits for the gradient of every parameter that asks for one."""
-    for checkpoint, options in ((vit(), {}), (vit(), {"taps": [0, 0, 1, 2]}), (vit(), {"tap_norm": True}), (swin, {})):
-        pyramid = SelfPatchPyramid(checkpoint, **options)
+    for loaded, options in ((vit(), {}), (vit(), {"taps": [0, 0, 1, 2]}), (vit(), {"tap_norm": True}), (swin, {})):
+        pyramid = SelfPatchPyramid(loaded, **options)
         assert gradients(pyramid) == {name for name, p in pyramid.named_parameters() if p.requires_grad}
 
 
@@ -216,8 +218,8 @@ def test_checkpointing_changes_no_gradient(vit):
 
 
 def test_drop_path_grows_to_its_rate(vit, swin):
-    for checkpoint in (vit(), swin):
-        rates = [block.drop_path.rate for block in SelfPatchPyramid(checkpoint, drop_path=0.2).encoder.blocks]
+    for loaded in (vit(), swin):
+        rates = [block.drop_path.rate for block in SelfPatchPyramid(loaded, drop_path=0.2).encoder.blocks]
         assert rates == pytest.approx(np.linspace(0, 0.2, len(rates)).tolist())
 
 
@@ -234,6 +236,6 @@ def test_impossible_options_are_refused(vit, options, reason):
 
 
 def test_a_missing_final_norm_is_not_invented(vit, swin):
-    for checkpoint in (vit(final_norm=False), swin):
+    for loaded in (vit(final_norm=False), swin):
         with pytest.raises(UserError, match="no final norm"):
-            SelfPatchPyramid(checkpoint, tap_norm=True)
+            SelfPatchPyramid(loaded, tap_norm=True)

@@ -1,6 +1,5 @@
 """What decides a training's figures is checked before anything runs: one line for each mistake, wherever it is made."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,9 @@ import torch
 
 from selfpatch.eval.dense import recipe
 from selfpatch.eval.dense import trainer as training
+from selfpatch.eval.dense.recipe import TrainingSettings
 from selfpatch.pretrain.cli import UserError, command_parser
+from selfpatch.pretrain.settings import add_options, from_options
 from selfpatch.pretrain.vit import VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,11 +23,10 @@ class Backbone:
     arch, checkpoint = {**model.arch, "name": "vit-s16"}, Path("x.pth")
 
 
-def options(*argv: str) -> argparse.Namespace:
+def options(*argv: str) -> TrainingSettings:
     parser = command_parser("")
-    recipe.add_arguments(parser, "coco", "mask-rcnn-mini")
-    training.add_arguments(parser)
-    return parser.parse_args(list(argv))
+    add_options(parser, TrainingSettings)
+    return from_options(TrainingSettings, parser.parse_args(argv))
 
 
 @pytest.mark.parametrize(
@@ -35,20 +35,22 @@ def options(*argv: str) -> argparse.Namespace:
         ("--weight-decay -1", "--weight-decay -1: must be 0 or more"),
         ("--seed -1", "--seed -1: must be 0 or more"),
         ("--warmup-iters -5", "--warmup-iters -5: must be 0 or more"),
-        ("--warmup-start 0", "--warmup-start 0: must be above 0"),
-        ("--iters -5", "either iters or epochs"),
-        ("--lr nan", "lr=nan of its recipe is not a number"),
-        ("--steps 2", "--steps 2: must be shares of the run"),
+        ("--warmup-start 0", "--warmup-start 0: must be above 0 and at most 1"),
+        ("--iters -5", "--iters -5: must be 0 or more"),
+        ("--iters 0", "either iters or epochs"),
+        ("--iters 5 --epochs 1", "either iters or epochs"),
+        ("--lr nan", "--lr nan: must be finite"),
+        ("--steps 2", "--steps 2: must be above 0 and below 1"),
         ("--steps 0.9,0.5", "--steps 0.9,0.5: must be shares of the run, between 0 and 1 and rising"),
-        ("--steps x", "invalid numbers value: 'x'"),
+        ("--steps x", "--steps x: expected numbers"),
         ("--frozen-blocks 40", "--frozen-blocks 40: x.pth has 12"),
-        ("--taps 3,5,7,12", "--taps 3,5,7,12: count in 12 blocks"),
-        ("--taps 3,5,7,-1", "must be numbers of blocks"),
+        ("--taps 3,5,7,12", "--taps 3,5,7,12: must be from 0 to below 12"),
+        ("--taps 3,5,7,-1", "--taps 3,5,7,-1: must be from 0 to below 12"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused(argv, reason):
     with pytest.raises(UserError, match=reason):
-        recipe.read("coco", options(*argv.split()), Backbone)
+        recipe.read("coco", "mask-rcnn-mini", options(*argv.split()), Backbone)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_a_way_of_running_that_cannot_be_is_refused(argv, reason, monkeypatch):
     for name in ("WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=reason):
-        training.check(options(*argv.split()))
+        training.processes_of(options(*argv.split()))
 
 
 BASE = f"_base_ = ['{ROOT}/configs/coco/mask-rcnn-mini.py']\n"
@@ -81,21 +83,21 @@ BASE = f"_base_ = ['{ROOT}/configs/coco/mask-rcnn-mini.py']\n"
         ("recipe = 3", "has no recipe=dict"),
         ("recipe = dict(lr=0.1)", "has no recipe=dict.version="),
         (BASE + "insists = 3", "has no recipe=dict|insists"),
-        (BASE + "recipe = dict(name='x')", "unknown in its recipe: name"),
-        (BASE + "recipe = dict(lr='fast')", "lr='fast' of its recipe is not a number"),
-        (BASE + "recipe = dict(iters=1.5)", "iters=1.5 of its recipe is not a whole number"),
-        (BASE + "recipe = dict(batch_size=True)", "batch_size=True of its recipe is not a whole number"),
-        (BASE + "recipe = dict(frozen=1)", "frozen=1 of its recipe is not True or False"),
-        (BASE + "recipe = dict(steps=0.8)", "steps=0.8 of its recipe is not a tuple of numbers"),
-        (BASE + "recipe = dict(taps=(1, 2, 3, 'x'))", "of its recipe is not a tuple of whole numbers"),
-        (BASE + "recipe = dict(precision=16)", "precision=16 of its recipe is not a text"),
+        (BASE + "recipe = dict(name='x')", "mine.py: unknown config key recipe.name"),
+        (BASE + "recipe = dict(lr='fast')", "recipe.lr='fast': expected a number"),
+        (BASE + "recipe = dict(iters=1.5)", "recipe.iters=1.5: expected a whole number"),
+        (BASE + "recipe = dict(batch_size=True)", "recipe.batch_size=True: expected a whole number"),
+        (BASE + "recipe = dict(frozen=1)", "recipe.frozen=1: expected True or False"),
+        (BASE + "recipe = dict(steps=0.8)", "recipe.steps=0.8: expected numbers in brackets"),
+        (BASE + "recipe = dict(taps=(1, 2, 3, 'x'))", "recipe.taps=.*: expected whole numbers in brackets"),
+        (BASE + "recipe = dict(precision=16)", "recipe.precision=16: choose fp32 or bf16"),
     ],
 )
 def test_a_config_that_cannot_be_used_costs_one_line(text, reason, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(text + "\n")
     with pytest.raises(UserError, match=reason) as error:
-        recipe.read("coco", options("--protocol", str(path)))
+        recipe.read("coco", str(path), options())
     assert "\n" not in str(error.value)
     assert "mine" in str(error.value)
 
@@ -104,6 +106,4 @@ def test_a_config_that_cannot_be_used_costs_one_line(text, reason, tmp_path):
     ("task", "protocol"), [(task, name) for task in ("coco", "ade20k") for name in recipe.protocols(task)]
 )
 def test_every_config_of_ours_is_sound(task, protocol):
-    args = options()
-    args.protocol = protocol
-    assert recipe.read(task, args)[0].startswith(f"{protocol}@")
+    assert recipe.read(task, protocol, options())[0].startswith(f"{protocol}@")

@@ -1,6 +1,5 @@
 """ADE20K: IoU that follows from pixels, the published recipes, checks before compute, and a training that goes on."""
 
-import argparse
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from selfpatch.eval.dense import trainer as training
 from selfpatch.eval.tasks import ade20k
 from selfpatch.pretrain.checkpoint import load_file, save_file
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.settings import from_options
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 
@@ -87,10 +87,8 @@ def short(tmp_path_factory) -> Path:
     return path
 
 
-def options(*argv: str) -> argparse.Namespace:
-    args = run._parser(ade20k, ["ade20k"]).parse_args(list(argv))
-    args.task = "ade20k"
-    return args
+def options(*argv: str) -> ade20k.Settings:
+    return from_options(ade20k.Settings, run._parser(ade20k).parse_args(["x.pth", *argv]))
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -169,7 +167,7 @@ def test_an_image_that_comes_twice_counts_once():
     ],
 )
 def test_recipes_are_the_published_ones(protocol, expected):
-    _, found, config = recipe.read("ade20k", options("x.pth", "--protocol", protocol))
+    _, found, config = recipe.read("ade20k", protocol, options())
     assert {key: getattr(found, key) for key in expected} == expected
     warmup, decay = found.schedulers(found.iters)
     assert (warmup["end"], warmup["start_factor"], decay["power"], decay["begin"]) == (1500, 1e-6, 1.0, 1500)
@@ -189,32 +187,26 @@ def test_recipes_are_the_published_ones(protocol, expected):
     ],
 )
 def test_a_departure_from_the_published_recipe_renames_the_protocol(argv, name, checkpoints):
-    args = options(str(checkpoints["vit"]), *argv)
-    assert ade20k.protocol_of(args, load_backbone(args.checkpoint)).name == name
+    assert ade20k.protocol(options(*argv), load_backbone(checkpoints["vit"])).name == name
 
 
 def test_the_default_protocol_is_the_familys(checkpoints):
-    args = options(str(checkpoints["swin"]))
-    assert ade20k.protocol_of(args, load_backbone(args.checkpoint)).name == "upernet-swin-160k@1"
+    assert ade20k.protocol(options(), load_backbone(checkpoints["swin"])).name == "upernet-swin-160k@1"
 
 
 def test_a_config_may_insist_on_an_architecture(checkpoints):
-    args = options(str(checkpoints["vit"]), "--protocol", "upernet-swin-160k")
     with pytest.raises(UserError, match="insists on family swin"):
-        ade20k.protocol_of(args, load_backbone(args.checkpoint))
+        ade20k.protocol(options("--protocol", "upernet-swin-160k"), load_backbone(checkpoints["vit"]))
 
 
 @pytest.mark.parametrize("protocol", recipe.protocols("ade20k"))
 def test_every_config_builds_its_segmentor_for_the_data_and_learns(protocol, checkpoints, data):
-    args = options(
-        str(checkpoints["swin" if "swin" in protocol else "vit"]), "--data", str(data), "--protocol", protocol
-    )
-    args.crop = 64
-    ade20k.check(args)
-    backbone = load_backbone(args.checkpoint)
-    _, chosen, config = ade20k._read(args, backbone)
+    settings = options("--data", str(data), "--protocol", protocol, "--crop", "64")
+    ade20k.open(settings)
+    backbone = load_backbone(checkpoints["swin" if "swin" in protocol else "vit"])
+    _, chosen, config = ade20k._read(settings, backbone)
     init_default_scope("mmseg")
-    model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, args, len(NAMES))))
+    model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, settings, len(NAMES))))
     model.init_weights()
     model.backbone.certify()
     wrapper = training.FewGroups({"optimizer": {"lr": 1e-3, "weight_decay": 0.01}})(model)
@@ -240,14 +232,14 @@ def test_every_config_builds_its_segmentor_for_the_data_and_learns(protocol, che
     [
         ("num_classes = 150", "has 4 classes, but .* insists on 150"),
         ("crop_size = 512", "unknown key crop_size"),
-        ("recipe = dict(learning_rate=1)", "unknown in its recipe: learning_rate"),
+        ("recipe = dict(learning_rate=1)", r"unknown config key recipe\.learning_rate"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(text, reason, data, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(f"_base_ = ['{ROOT}/configs/ade20k/upernet-160k.py']\n{text}\n")
     with pytest.raises(UserError, match=reason):
-        ade20k.check(options("x.pth", "--data", str(data), "--protocol", str(path)))
+        ade20k.open(options("--data", str(data), "--protocol", str(path)))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -281,7 +273,7 @@ def test_bad_data_is_found_before_any_compute(fault, data, tmp_path):
     shutil.copytree(data, spoiled)
     spoil(spoiled)
     with pytest.raises(UserError, match=reason) as error:
-        ade20k.check(options("x.pth", "--data", str(spoiled)))
+        ade20k.open(options("--data", str(spoiled)))
     assert "\n" not in str(error.value)
 
 
@@ -334,7 +326,7 @@ def trained(checkpoints, data, short, tmp_path_factory) -> Path:
 
 
 def test_recorded_figures_follow_from_the_units_and_from_the_saved_predictions(trained, data):
-    record = records_of(trained)["short@1"]
+    record = records_of(trained)["short@2"]
     assert record["miniature"]
     assert any("never" in note for note in record["notes"]) == ("IoU/never" not in record["metrics"])
     with np.load(trained / "records" / record["units"]) as units:
@@ -377,9 +369,9 @@ def test_a_recorded_result_is_shown_not_computed(trained, checkpoints, data, sho
 def test_other_data_is_another_result(trained, checkpoints, data, tmp_path):
     other = tmp_path / "set"
     shutil.copytree(data, other)
-    before = ade20k.fingerprint(options("x.pth", "--data", str(data)))
+    before = ade20k.open(options("--data", str(data))).identity
     put(other / MASK, np.ones((H, W), np.uint8))
-    assert ade20k.fingerprint(options("x.pth", "--data", str(other))).sha256 != before.sha256
+    assert ade20k.open(options("--data", str(other))).identity.sha256 != before.sha256
 
 
 def test_several_scales_test_the_same_weights_under_another_name(trained, checkpoints, data, short):
@@ -388,19 +380,19 @@ def test_several_scales_test_the_same_weights_under_another_name(trained, checkp
     run.main(command(checkpoints["vit"], data, short, trained, "--multi-scale"))
     assert [path.stat().st_mtime_ns for path in trained.glob("out/*/checkpoint.pth")] == [written]
     records = records_of(trained)
-    assert records.keys() == {"short@1", "short@1+multi-scale"}
-    assert records["short@1"]["metrics"] != records["short@1+multi-scale"]["metrics"]
+    assert records.keys() == {"short@2", "short@2+multi-scale"}
+    assert records["short@2"]["metrics"] != records["short@2+multi-scale"]["metrics"]
 
 
 def test_views_of_one_scale_give_what_one_view_gives(trained, checkpoints, data, short, monkeypatch):
     """Averaging the flipped and the plain view is symmetric: flipping the image flips the labels, and nothing else."""
     monkeypatch.setattr(seg, "RATIOS", (1.0,))
-    args = options(str(checkpoints["vit"]), "--data", str(data), "--protocol", str(short))
-    backbone = load_backbone(args.checkpoint)
-    _, chosen, config = ade20k._read(args, backbone)
+    settings = options("--data", str(data), "--protocol", str(short))
+    backbone = load_backbone(checkpoints["vit"])
+    _, chosen, config = ade20k._read(settings, backbone)
     init_default_scope("mmseg")
     torch.manual_seed(0)
-    model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, args, len(NAMES)))).eval()
+    model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, settings, len(NAMES)))).eval()
     one = DATASETS.build(seg.data_config(data, "validation", NAMES, seg.test_pipeline(32, 4, False)))[0]
     views = DATASETS.build(seg.data_config(data, "validation", NAMES, seg.test_pipeline(32, 4, True)))[0]
     assert [sample.get("flip", False) for sample in views["data_samples"]] == [False, True]
@@ -422,7 +414,7 @@ def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data,
     (checkpoint,) = tmp_path.glob("out/*/checkpoint.pth")
     assert load_file(checkpoint)["meta"]["iter"] < 6
     run.main(argv)
-    assert list(records_of(tmp_path)) == ["short@1"]
+    assert list(records_of(tmp_path)) == ["short@2"]
     ends = [load_file(next(folder.glob("out/*/checkpoint.pth")))["state_dict"] for folder in (tmp_path, trained)]
     for name, tensor in ends[0].items():
         # a bias whose exact gradient is zero takes steps of rounding noise
@@ -443,5 +435,5 @@ def test_two_processes_train_and_test_what_one_tests_with_the_same_figures(check
     shutil.rmtree(tmp_path / "records")
     run.main(argv)
     one = records_of(tmp_path)
-    assert one.keys() == both.keys() == {"short@1+batch_size=4"}
-    assert one["short@1+batch_size=4"]["metrics"] == both["short@1+batch_size=4"]["metrics"]
+    assert one.keys() == both.keys() == {"short@2+batch_size=4"}
+    assert one["short@2+batch_size=4"]["metrics"] == both["short@2+batch_size=4"]["metrics"]

@@ -1,6 +1,5 @@
 """COCO: scores that two scorers agree on, checks before compute, and a training that a kill -9 cannot change."""
 
-import argparse
 import json
 import os
 import shutil
@@ -20,13 +19,14 @@ from pycocotools import mask as rle
 
 from selfpatch.eval import run
 from selfpatch.eval.checkpoints.load import load_backbone
-from selfpatch.eval.dense import recipe
+from selfpatch.eval.dense import detection, recipe
 from selfpatch.eval.dense import trainer as training
-from selfpatch.eval.dense.coco_metric import TOLERANCE, score
+from selfpatch.eval.dense.coco_metric import TOLERANCE, InstanceMetric, score
 from selfpatch.eval.dense.image_stream import Batches, ImageStream
 from selfpatch.eval.tasks import coco
 from selfpatch.pretrain.checkpoint import load_file, save_file
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.settings import from_options
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 from selfpatch.reports.detections import Detections, average_precision
@@ -185,10 +185,12 @@ def test_ap_can_be_built_again_from_the_units(seed, kind):
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def options(*argv: str) -> argparse.Namespace:
-    args = run._parser(coco, ["coco"]).parse_args(list(argv))
-    args.task = "coco"
-    return args
+def options(*argv: str) -> coco.Settings:
+    return from_options(coco.Settings, run._parser(coco).parse_args(["x.pth", *argv]))
+
+
+def read(*argv: str) -> tuple:
+    return recipe.read("coco", "mask-rcnn-1x", options(*argv))
 
 
 @pytest.mark.parametrize(
@@ -204,18 +206,17 @@ def options(*argv: str) -> argparse.Namespace:
     ],
 )
 def test_a_departure_from_the_published_recipe_renames_the_protocol(argv, name):
-    found, _, _ = recipe.read("coco", options("x.pth", "--protocol", "mask-rcnn-1x", *argv))
-    assert found == name
+    assert read(*argv)[0] == name
 
 
 def test_the_published_recipe_is_what_the_config_says():
-    _, published, _ = recipe.read("coco", options("x.pth", "--protocol", "mask-rcnn-1x"))
+    _, published, _ = read()
     assert published.iterations(117_266) == 87_950
     warmup, steps = published.schedulers(87_950)
     assert (warmup["end"], steps["milestones"]) == (1000, [58_633, 80_621])  # after epochs 8 and 11
     assert (published.scaled_lr, published.weight_decay, published.drop_path) == (1e-4, 0.05, 0.05)
     assert published.taps == (3, 5, 7, 11)
-    assert published.with_batch(8).scaled_lr == 0.5e-4
+    assert published.model_copy(update={"batch_size": 8}).scaled_lr == 0.5e-4
 
 
 @pytest.mark.parametrize(
@@ -224,18 +225,17 @@ def test_the_published_recipe_is_what_the_config_says():
         (["--protocol", "mask-rcnn-2x"], "choose one of mask-rcnn-1x"),
         (["--precision", "fp8"], "choose fp32 or bf16"),
         (["--lr", "0"], "must be above 0"),
-        (["--drop-path", "1"], "below 1"),
+        (["--drop-path", "1"], "from 0 to below 1"),
         (["--gpus", "0"], "must be 1 or more"),
     ],
 )
 def test_options_out_of_range_are_refused(argv, reason):
-    args = options("x.pth", *(argv if "--protocol" in argv else ["--protocol", "mask-rcnn-1x", *argv]))
     with pytest.raises(UserError, match=reason):
-        coco.check(args)
+        coco.open(options(*argv))
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
-    _, short, _ = recipe.read("coco", options("x.pth", "--protocol", "mask-rcnn-1x", "--iters", "100"))
+    _, short, _ = read("--iters", "100")
     with pytest.raises(UserError, match="warm-up of 1000 iterations does not fit into a run of 100"):
         short.iterations(50)
 
@@ -243,8 +243,8 @@ def test_a_warm_up_longer_than_the_run_is_refused():
 def test_an_unknown_parameter_of_a_config_is_refused(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(f"_base_ = ['{ROOT}/configs/coco/mask-rcnn-1x.py']\nrecipe = dict(learning_rate=1)\n")
-    with pytest.raises(UserError, match="unknown in its recipe: learning_rate"):
-        recipe.read("coco", options("x.pth", "--protocol", str(path)))
+    with pytest.raises(UserError, match=r"mine\.py: unknown config key recipe\.learning_rate"):
+        recipe.read("coco", str(path), options())
 
 
 # --- configs ---------------------------------------------------------------------------------------------------------
@@ -303,11 +303,9 @@ def short(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("protocol", recipe.protocols("coco"))
 def test_every_config_builds_its_detector_for_the_data(protocol, checkpoints, data):
     family = "swin" if "swin" in protocol else "vit"
-    args = options(str(checkpoints[family]), "--data", str(data), "--protocol", protocol)
-    coco.check(args)
-    backbone = load_backbone(args.checkpoint)
-    metric = coco.InstanceMetric(truth_of(0))
-    plan = coco._plan(backbone, args, metric)
+    settings = options("--data", str(data), "--protocol", protocol)
+    dataset, backbone = coco.open(settings), load_backbone(checkpoints[family])
+    plan = coco.plan(backbone, dataset, settings, InstanceMetric(dataset.truth))
     init_default_scope("mmdet")
     model = MODELS.build(ConfigDict(plan.model))
     model.init_weights()
@@ -333,7 +331,7 @@ def test_every_config_builds_its_detector_for_the_data(protocol, checkpoints, da
 
 
 def test_regions_do_not_depend_on_the_order_in_memory():
-    extractor = coco.RegionExtractor({"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0}, 8, [4])
+    extractor = detection.RegionExtractor({"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0}, 8, [4])
     level, rois = torch.randn(2, 8, 20, 30), torch.tensor([[0, 8.0, 8, 60, 50], [1, 20, 10, 90, 70]])
     expected = extractor((level,), rois)
     torch.testing.assert_close(
@@ -342,9 +340,8 @@ def test_regions_do_not_depend_on_the_order_in_memory():
 
 
 def test_a_config_may_insist_on_an_architecture(checkpoints):
-    args = options(str(checkpoints["vit"]), "--protocol", "mask-rcnn-swin-1x")
     with pytest.raises(UserError, match="insists on family swin"):
-        coco.protocol_of(args, load_backbone(args.checkpoint))
+        coco.protocol(options("--protocol", "mask-rcnn-swin-1x"), load_backbone(checkpoints["vit"]))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +355,7 @@ def test_a_config_that_does_not_fit_the_data_or_the_program_is_refused(line, rea
     path = tmp_path / "mine.py"
     path.write_text(f"_base_ = ['{ROOT}/configs/coco/mask-rcnn-1x.py']\n{line}\n")
     with pytest.raises(UserError, match=reason):
-        coco.check(options("x.pth", "--data", str(data), "--protocol", str(path)))
+        coco.open(options("--data", str(data), "--protocol", str(path)))
 
 
 def test_a_file_without_area_can_be_trained_on(data, tmp_path):
@@ -387,26 +384,22 @@ def test_a_file_without_area_can_be_trained_on(data, tmp_path):
     ],
 )
 def test_options_that_do_not_fit_the_backbone_are_refused(family, option, reason, checkpoints):
-    args = options(str(checkpoints[family]), *option)
     with pytest.raises(UserError, match=reason):
-        coco.protocol_of(args, load_backbone(args.checkpoint))
+        coco.protocol(options(*option), load_backbone(checkpoints[family]))
 
 
 def test_trained_weights_belong_to_a_number_of_heads(data, tmp_path):
     torch.save(VisionTransformer(embed_dim=32, depth=4, heads=2).state_dict(), tmp_path / "bare.pth")
     folders = set()
     for heads in (2, 4):
-        args = options(str(tmp_path / "bare.pth"), "--data", str(data), "--heads", str(heads))
-        backbone = load_backbone(args.checkpoint, heads=heads)
-        plan = coco._plan(backbone, args, coco.InstanceMetric(truth_of(0)))
-        folders.add(plan.recipe.folder_name(plan.identity))
+        settings, backbone = options("--data", str(data)), load_backbone(tmp_path / "bare.pth", heads=heads)
+        folders.add(coco.plan(backbone, coco.open(settings), settings, None).folder(tmp_path))
     assert len(folders) == 2
 
 
 def test_the_default_protocol_is_the_familys(checkpoints):
     for family, name in (("vit", "mask-rcnn-1x@1"), ("swin", "mask-rcnn-swin-1x@1")):
-        args = options(str(checkpoints[family]))
-        assert coco.protocol_of(args, load_backbone(args.checkpoint)).name == name
+        assert coco.protocol(options(), load_backbone(checkpoints[family])).name == name
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -439,29 +432,29 @@ def spoil(folder: Path, how: str) -> None:
         ("other classes", "different categories"),
     ],
 )
-def test_bad_data_is_found_before_any_compute(how, reason, data, tmp_path, checkpoints, capsys):
+def test_bad_data_is_found_before_any_compute(how, reason, data, tmp_path):
     folder = tmp_path / "set"
     shutil.copytree(data, folder)
-    coco.check(options(str(checkpoints["vit"]), "--data", str(folder)))
+    coco.open(options("--data", str(folder)))
     spoil(folder, how)
     with pytest.raises(UserError, match=reason) as error:
-        coco.check(options(str(checkpoints["vit"]), "--data", str(folder)))
+        coco.open(options("--data", str(folder)))
     assert "\n" not in str(error.value)
 
 
 def test_other_annotations_or_photographs_are_another_data_set(data, tmp_path):
-    args = options("x.pth", "--data", str(tmp_path / "set"))
-    shutil.copytree(data, args.data)
-    before = coco.fingerprint(args).sha256
-    assert coco.fingerprint(args).sha256 == before
+    settings, root = options("--data", str(tmp_path / "set")), tmp_path / "set"
+    shutil.copytree(data, root)
+    before = coco.open(settings).identity.sha256
+    assert coco.open(settings).identity.sha256 == before
     found = {before}
     for photograph in ("val2017/0.png", "train2017/3.png"):
-        (args.data / photograph).write_bytes(b"another")
-        found.add(coco.fingerprint(args).sha256)
-    listing = args.data / "annotations/instances_train2017.json"
+        Image.new("RGB", (W, H)).save(root / photograph)
+        found.add(coco.open(settings).identity.sha256)
+    listing = root / "annotations/instances_train2017.json"
     listing.write_text(listing.read_text() + "\n")
-    assert len(found | {coco.fingerprint(args).sha256}) == 4
-    assert coco.fingerprint(args).miniature
+    assert len(found | {coco.open(settings).identity.sha256}) == 4
+    assert coco.open(settings).identity.miniature
 
 
 # --- the stream of images --------------------------------------------------------------------------------------------
@@ -551,7 +544,7 @@ def test_a_record_holds_figures_and_what_they_are_built_from(trained):
     record = record_of(trained)
     assert record["task"] == "coco"
     assert record["miniature"]
-    assert record["protocol"]["name"] == "short@1"
+    assert record["protocol"]["name"] == "short@2"
     assert record["protocol"]["parameters"]["taps"] == [0, 1, 2, 3]
     with np.load(trained / "records" / record["units"]) as units:
         for kind in ("bbox", "mask"):
@@ -611,10 +604,8 @@ def test_weights_that_are_initialised_again_stop_the_run(checkpoints, data, shor
 
 def test_another_process_in_the_folder_is_noticed(trained, checkpoints, data, short):
     (folder,) = (trained / "out").iterdir()
-    lock = training._lock(folder)
-    with pytest.raises(UserError, match="another process is at work"):
+    with training.held(folder), pytest.raises(UserError, match="another process is at work"):
         run.main(command(checkpoints["vit"], data, short, trained, "--force"))
-    lock.close()
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(checkpoints, data, short, tmp_path):
@@ -623,9 +614,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(checkpoints, data, short
 
 
 def test_a_dry_run_tells_the_cost_and_leaves_nothing(checkpoints, data, short, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        run.main(command(checkpoints["vit"], data, short, tmp_path, "--dry-run"))
-    assert not end.value.code
+    run.main(command(checkpoints["vit"], data, short, tmp_path, "--dry-run"))
     said = capsys.readouterr().out
     for part in ("type='MaskRCNN'", "6 iterations of 2", "GPU-hours", "MB for checkpoints"):
         assert part in said

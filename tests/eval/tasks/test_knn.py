@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from selfpatch.eval import run
-from selfpatch.eval.datasets import features
-from selfpatch.eval.datasets.features import every, read_folder, read_image
+from selfpatch.eval.checkpoints import features
+from selfpatch.eval.checkpoints.features import read_image
+from selfpatch.eval.datasets import image_folder
+from selfpatch.eval.datasets.image_folder import held_out, read_folder, top
 from selfpatch.eval.tasks import knn
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.checkpoint import save_file
@@ -89,8 +91,8 @@ def test_votes_are_those_of_a_loop_over_neighbours(k, temperature):
 
 def test_of_equal_scores_the_lower_class_wins():
     scores = torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]])
-    assert knn.top(scores, torch.tensor([2, 0]), 1).tolist() == [False, True]
-    assert knn.top(scores, torch.tensor([2, 2]), 2).tolist() == [True, False]
+    assert top(scores, torch.tensor([2, 0]), 1).tolist() == [False, True]
+    assert top(scores, torch.tensor([2, 2]), 2).tolist() == [True, False]
 
 
 # --- labelled folders ------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def test_without_them_every_fifth_image_of_a_class_is_scored(textures):
 
 def test_holding_out_counts_within_each_class():
     labels = np.array([1, 0, 1, 0, 0, 1, 2])
-    assert every(2, labels).tolist() == [False, False, True, True, False, False, False]
+    assert held_out(2, labels).tolist() == [False, False, True, True, False, False, False]
 
 
 def test_the_fingerprint_follows_content_and_place_alone(textures, tmp_path):
@@ -284,6 +286,6 @@ def test_an_unreadable_image_is_named_before_anything_is_computed(evaluate, text
 
 def test_an_image_that_no_sample_met_is_named_as_it_is_read(evaluate, textures, monkeypatch):
     (textures / "dots" / "04.png").write_text("no image")
-    monkeypatch.setattr(features, "sample", lambda paths, thorough: [])
-    with pytest.raises(UserError, match=r"dots/04\.png is not a readable image"):
+    monkeypatch.setattr(image_folder, "sample", lambda paths, thorough: [])
+    with pytest.raises(UserError, match=r"dots/04\.png cannot be read"):
         evaluate("knn", "--k", "3")

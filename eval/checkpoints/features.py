@@ -1,0 +1,209 @@
+"""One global feature of each image of a set: computed once for a checkpoint and kept on disk.
+
+The cache is a NumPy file named by everything that its content depends on; a run that was cut short goes on in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.datasets.image_folder import LabelledFolder
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.pretrain.images import read_picture
+from selfpatch.pretrain.progress import Meter
+from selfpatch.pretrain.settings import Settings
+
+GLOBAL = "[CLS] of the last layer; without [CLS], the mean of its patch tokens"
+SAVE_EVERY = 20.0  # seconds between the moments a kill would go back to
+
+
+class Preprocessing(Settings):
+    """How an image is read: part of every protocol that uses its feature."""
+
+    resize: int = Field(256, ge=1, description="short side of an image before the centre crop")
+    crop: int = Field(224, ge=1, description="side of the centre crop")  # both as DINO evaluates
+
+    @model_validator(mode="after")
+    def _fits(self) -> Preprocessing:
+        if self.resize < self.crop:
+            raise UserError(
+                f"--resize {self.resize} is smaller than --crop {self.crop}: the crop would leave the image"
+            )
+        return self
+
+
+class FeatureSettings(Preprocessing):
+    """What every task on cached features can be told."""
+
+    features: Path = Field(Path("work_dirs/features"), description="where features are kept")
+    batch: int = Field(64, ge=1, description="images a step of the backbone")
+    workers: int = Field(min(4, os.cpu_count() or 1), ge=1, description="threads that read images")
+
+
+def parameters(settings: Preprocessing) -> dict[str, object]:
+    """What features depend on beside weights and images, as a protocol states it."""
+    return {
+        "feature": GLOBAL,
+        "resize": settings.resize,
+        "interpolation": "bicubic",
+        "crop": settings.crop,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+    }
+
+
+def read_image(path: Path, resize: int, crop: int) -> np.ndarray:
+    """An image as the backbone takes it: short side ``resize`` (bicubic), centre ``crop``, normalised; (3, crop, crop).
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = Image.fromarray(read_picture(path))
+    width, height = image.size
+    short = min(width, height)
+    width, height = resize * width // short, resize * height // short
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
+    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return pixels.transpose(2, 0, 1)
+
+
+def features_of_folder(
+    backbone: LoadedBackbone, folder: LabelledFolder, settings: FeatureSettings
+) -> tuple[Tensor, Tensor]:
+    """The global features (N, C) and (M, C), float32, of what is learnt from and of what is scored."""
+    train, val = (
+        torch.from_numpy(np.array(global_features(backbone, part.paths, title, folder.fingerprint, settings)))
+        for title, part in (("train", folder.train), ("val", folder.val))
+    )
+    return train, val
+
+
+def global_features(
+    backbone: LoadedBackbone, paths: Sequence[Path], title: str, fingerprint: str, settings: FeatureSettings
+) -> np.ndarray:
+    """The global features (N, C), float32, of images, from the cache where they are there.
+
+    Args:
+        backbone: whose features.
+        paths: the images.
+        title: what they are of a set: "train" or "val".
+        fingerprint: of the set.
+        settings: how they are read, and where features are kept.
+
+    Returns:
+        a read-only, memory-mapped array.
+
+    Raises:
+        UserError: an image cannot be read, or a feature is not finite.
+    """
+    identity = {
+        "weights_sha256": backbone.weights_sha256,
+        "arch": backbone.arch,  # the same weights compute something else with another number of heads
+        "data": fingerprint,
+        "part": title,
+        "images": len(paths),
+        "parameters": parameters(settings),
+    }
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path = settings.features / backbone.checkpoint_sha256[:12] / f"{title}-{name}.npy"
+    raise_unless_writable(path.parent, "--features")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # who wants the same features waits, and finds them
+        known = _finished(path, len(paths))
+        if known is None:
+            _extract(backbone, paths, title, path, settings)
+            write_text(path.with_suffix(".json"), json.dumps(identity, indent=1) + "\n")
+            known = np.load(path, mmap_mode="r")
+        else:
+            print(f"{title}: {len(paths)} features from {path}", flush=True)
+    return known
+
+
+def _finished(path: Path, images: int) -> np.ndarray | None:
+    try:
+        known = np.load(path, mmap_mode="r")
+        return known if len(known) == images else None
+    except (OSError, ValueError, EOFError):
+        return None  # never made, or damaged: made again
+
+
+def _extract(
+    backbone: LoadedBackbone, paths: Sequence[Path], title: str, path: Path, settings: FeatureSettings
+) -> None:
+    """Compute features into ``<name>.part.npy``, and in ``.part.json`` how many are safe; rename at the end."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = backbone.model.to(device).eval()
+    half, note = path.with_suffix(".part.npy"), path.with_suffix(".part.json")
+    kept, done = None, _safe_rows(note)
+    resize, crop = settings.resize, settings.crop
+    saved = time.perf_counter()
+    with (
+        ThreadPoolExecutor(settings.workers) as pool,
+        Meter(f"{title} features", len(paths), "images", done) as meter,
+        torch.inference_mode(),
+    ):
+
+        def load(start: int) -> list:
+            return [pool.submit(read_image, p, resize, crop) for p in paths[start : start + settings.batch]]
+
+        if done:
+            print(f"{title}: going on after {done} of {len(paths)} images", flush=True)
+        ahead = load(done)
+        while done < len(paths):
+            jobs, ahead = ahead, load(done + settings.batch)
+            try:
+                pixels = torch.from_numpy(np.stack([job.result() for job in jobs])).to(device)
+            except UserError:
+                pool.shutdown(cancel_futures=True)
+                raise
+            batch = model(pixels)[0].float().cpu().numpy()  # (B, C)
+            if not np.isfinite(batch).all():
+                raise UserError(f"the backbone's features are not finite for an image from {paths[done]} on")
+            if kept is None:
+                kept = _open(half, (len(paths), batch.shape[1]), fresh=done == 0)
+            kept[done : done + len(batch)] = batch
+            done += len(batch)
+            meter.advance(len(batch))
+            if time.perf_counter() - saved > SAVE_EVERY:
+                kept.flush()
+                write_text(note, json.dumps({"rows": done}))
+                saved = time.perf_counter()
+    if kept is not None:
+        kept.flush()
+    os.replace(half, path)
+    note.unlink(missing_ok=True)
+
+
+def _safe_rows(note: Path) -> int:
+    try:
+        return int(json.loads(note.read_text())["rows"]) if note.with_suffix(".npy").exists() else 0
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _open(path: Path, shape: tuple[int, int], fresh: bool) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+" if fresh else "r+", dtype=np.float32, shape=shape)
+
+
+def notes(backbone: LoadedBackbone) -> list[str]:
+    """What a reader of the figures should know of the feature."""
+    if backbone.arch.get("cls_token"):
+        return []
+    return ["the global feature is the mean of the patch tokens: this network has no [CLS]"]
