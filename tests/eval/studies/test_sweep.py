@@ -233,7 +233,7 @@ def test_every_setting_is_trained_with_every_seed(grid):
         ({"evaluate": [{"task": "nn"}]}, "unknown task 'nn'"),
         ({"evaluate": [{"task": "knn", "option": {}}]}, "unknown key option"),
         ({"evaluate": [{"task": "knn", "options": {"kk": 3}}]}, "--kk=3"),
-        ({"evaluate": [{"task": "knn", "options": {"k": "many"}}]}, "invalid int value"),
+        ({"evaluate": [{"task": "knn", "options": {"k": "many"}}]}, "--k many: expected a whole number"),
         ({"evaluate": [{"task": "knn", "options": {"data": "nowhere"}}]}, "no such data folder: nowhere"),
         ({"evaluate": [{"task": "knn", "options": {"records": "here"}}]}, "records is not for the grid to choose"),
         ({"name": "pretrained"}, "choose another"),
