@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.pretrain.progress import Meter
 from selfpatch.reports import ablation, plots
 from selfpatch.reports.bootstrap import Progress as Callback
 from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs, unit_scores
@@ -144,21 +142,18 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
     """Bootstraps, plots and sheets of all tables; what cannot be bootstrapped is said in a section's notes."""
     colours = plots.method_colours(row.method for table in tables for row in table.rows)
     sections, ablations = [], []
-    with progress_bar() as progress:
-        bootstrap = partial(
-            compare_pairs, resamples=args.resamples, seed=args.bootstrap_seed, step=partial(bar, progress)
-        )
-        for table in tables:
-            paths = [path for row in table.rows for path in table.records[row]]
-            section = Section(table, [record for path in paths for record in records if str(record.path) == path])
-            table.differences, section.notes = bootstrap(pairs(table, section.records))
-            table.notes += remarks(table, section.records)
-            section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
-            section.plots += unit_plots(table, section, colours)
-            sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
-        for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
-            one.differences, _ = bootstrap(ablation.pairs(one))
-            ablations.append((ablation.to_sheet(one), ablation_plots(one)))
+    bootstrap = partial(compare_pairs, resamples=args.resamples, seed=args.bootstrap_seed, step=bar)
+    for table in tables:
+        paths = [path for row in table.rows for path in table.records[row]]
+        section = Section(table, [record for path in paths for record in records if str(record.path) == path])
+        table.differences, section.notes = bootstrap(pairs(table, section.records))
+        table.notes += remarks(table, section.records)
+        section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
+        section.plots += unit_plots(table, section, colours)
+        sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
+    for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
+        one.differences, _ = bootstrap(ablation.pairs(one))
+        ablations.append((ablation.to_sheet(one), ablation_plots(one)))
     return Report(
         to_sheet(overview_table(tables, args.baseline)) if len(tables) > 1 else None,
         sections,
@@ -246,26 +241,10 @@ def markdown(report: Report, images: list[str]) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on a terminal; in a pipe :func:`bar` prints lines instead."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield progress
-
-
-@contextmanager
-def bar(progress: Progress, name: str) -> Iterator[Callback]:
-    """One task of ``progress`` as the callback that the bootstrap takes; in a pipe a line every ten seconds."""
-    task, printed = progress.add_task(escape(name), total=None), time.monotonic()
-
-    def step(done: int, total: int) -> None:
-        nonlocal printed
-        progress.update(task, completed=done, total=total)
-        if progress.disable and time.monotonic() - printed > 10:
-            print(f"{name}: {done} of {total}", file=sys.stderr)
-            printed = time.monotonic()
-
-    yield step
-    progress.remove_task(task)
+def bar(name: str) -> Iterator[Callback]:
+    """The progress of one bootstrap, on standard error, as the callback that it takes."""
+    with Meter(name, 0, "draws", file=sys.stderr, summary=False) as meter:
+        yield meter.update
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from toy_scene import GROUND_TEXTURES, THING_CLASSES, Frame, Scene, World
 
 from selfpatch.eval.datasets.davis import davis_palette
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.progress import Meter
 
 GENERATOR = 1  # raise it whenever the same parameters would give other bytes
 PARTS = ("images", "DAVIS", "coco", "ade20k")
@@ -251,19 +250,6 @@ def clear_for(root: Path) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator:
-    """Gives a function to call after each job: a bar on a terminal, a line every tenth otherwise."""
-    if Console().is_terminal:
-        columns = (TextColumn("toy world"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    milestones = {total * fifth // 5 for fifth in range(1, 6)}
-    yield lambda done: print(f"toy world: {done}/{total}", flush=True) if done in milestones else None
-
-
-@contextmanager
 def _pool(workers: int) -> Iterator:
     """Gives a ``map`` over that many processes, in order."""
     if workers <= 1:
@@ -285,10 +271,10 @@ def generate(root: Path, plan: Plan, workers: int = 1) -> bool:
     queue = sorted(jobs, key=lambda job: not job.kind.startswith("davis"))
     tasks = [(root, plan, job) for job in queue]
     results: dict[Job, object] = {}
-    with _progress(len(jobs)) as advance, _pool(workers) as imap:
+    with Meter("toy world", len(jobs), "scenes") as meter, _pool(workers) as imap:
         for job, result in zip(queue, imap(_run, tasks), strict=True):
             results[job] = result
-            advance(len(results))
+            meter.advance()
     write_indices(root, plan, {job: results[job] for job in jobs})
     fingerprint = {**plan.fingerprint(), "listing": listing_digest(root)}
     write_text(root / FINGERPRINT, json.dumps(fingerprint, indent=2) + "\n")

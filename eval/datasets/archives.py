@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import shutil
-import sys
 import tarfile
 import time
 import zipfile
@@ -16,10 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.progress import Meter
 
 BLOCK = 1 << 20
 ENCRYPTED = 1  # of a zip member's flags (PKWARE's APPNOTE, section 4.4.4)
@@ -83,8 +80,9 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
     staging = root / f".unpacking-{archive.name}"
     try:
         staging.mkdir(parents=True, exist_ok=True)
-        with _members(archive) as members, _progress(archive.name, sum(m.size for m in members)) as advance:
-            _check_room(archive, staging, sum(member.size for member in members))
+        with _members(archive) as members, Meter(f"unpacking {archive.name}", 0, "MB") as meter:
+            size, done = sum(member.size for member in members), 0
+            _check_room(archive, staging, size)
             if not any(member.name.endswith(".tar") for member in members):
                 shutil.rmtree(staging)  # of a run that was stopped
             for member in members:
@@ -93,13 +91,16 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
                     _unpack_nested(member, target.with_suffix(""), archive)
                 else:
                     _write(member.open(), target)
-                advance(member.size)
+                done += member.size
+                meter.update(done // 10**6, size // 10**6)
         for inside in parts:
             if not (staging / inside).exists():
                 raise UserError(f"{archive} holds no {inside}: it is not the file of that name; download it again")
         for inside, place in parts.items():
             (staging / inside).rename(root / place)
         shutil.rmtree(staging, ignore_errors=True)  # gone already where the whole of it was renamed
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: {error}: do not use this file") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive} is cut short or damaged ({error}): download it again") from None
     except NotImplementedError as error:
@@ -163,8 +164,7 @@ def _unpack_nested(member: _Member, folder: Path, archive: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     with tarfile.open(fileobj=member.open()) as inner:
-        for image in _tar_members(inner, archive):
-            _write(image.open(), part / safe_name(image.name, archive))
+        inner.extractall(part, filter="data")  # refuses what would be written elsewhere, and devices
     part.rename(folder)
 
 
@@ -172,34 +172,3 @@ def _write(source: BinaryIO, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with source, open(target, "wb") as file:
         shutil.copyfileobj(source, file, BLOCK)
-
-
-class _progress:  # noqa: N801 (a context manager, used as a function)
-    """Shows bytes done: a bar on a terminal, a line every tenth otherwise."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done, self.shown = name, max(1, total), 0, 0
-        columns = (TextColumn("unpacking {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True) if sys.stderr.isatty() else None
-
-    def __enter__(self) -> Callable[[int], None]:
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task(self.name, total=self.total)
-        return self.advance
-
-    def __exit__(self, *error) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, size: int) -> None:
-        self.done += size
-        if self.bar:
-            self.bar.update(self.task, completed=self.done)
-        elif self.done * 10 // self.total > self.shown:
-            self.shown = self.done * 10 // self.total
-            print(
-                f"unpacking {self.name}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB",
-                file=sys.stderr,
-                flush=True,
-            )

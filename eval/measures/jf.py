@@ -13,9 +13,7 @@ import io
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, read_lines, write_text
 from selfpatch.pretrain.folders import folders_in, list_files
 from selfpatch.pretrain.images import labels_size, read_labels
+from selfpatch.pretrain.progress import Meter
 
 read_mask = read_labels  # its former name
 VOID = 255  # in the ground truth: background
@@ -300,27 +299,6 @@ def _require_official() -> type:
     return DAVISEvaluation
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
-    if sys.stdout.isatty():
-        from rich.progress import Progress
-
-        with Progress(transient=True) as bar:
-            task = bar.add_task("scoring")
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        last = time.monotonic()
-
-        def say(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                print(f"scored {done} of {total} frames", flush=True)
-
-        yield say
-
-
 def _table(scores: Scores, official: dict | None) -> str:
     """The figures in per cent: a line a sequence, a line for all objects together."""
     lines = {name: scores.summary(name) for name in scores.sequences}
@@ -348,8 +326,8 @@ def main(argv: Sequence[str]) -> None:
     truth, sequences = find_sequences(args.truth, args.split)
     if args.official:
         _require_official()
-    with _progress_bar() as progress:
-        scores = score_folder(truth, args.prediction, sequences, args.workers, progress)
+    with Meter("scoring", 0, "frames") as meter:
+        scores = score_folder(truth, args.prediction, sequences, args.workers, meter.update)
     content = scores.to_json()
     if args.official:
         content["official"] = official_scores(truth, args.prediction, sequences)
