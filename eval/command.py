@@ -17,7 +17,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "pretrain": ("selfpatch.pretrain.train", "train a vision transformer on a folder of images"),
     "eval": ("selfpatch.eval.run", "score a checkpoint on one task, and record the result"),
     "all": ("selfpatch.eval.all", "score a checkpoint on every benchmark whose data is there"),
-    "convert": ("selfpatch.eval.checkpoints.load", "write any checkpoint's backbone in another layout"),
+    "convert": ("selfpatch.eval.checkpoints.convert", "write any checkpoint's backbone in another layout"),
     "report": ("selfpatch.reports.report", "turn records into tables, plots and a page"),
     "compare": ("selfpatch.reports.bootstrap", "compare two records by a paired bootstrap"),
     "sweep": ("selfpatch.eval.studies.sweep", "pretrain and score a grid of settings, and report on it"),

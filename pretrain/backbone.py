@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,10 +129,10 @@ class Backbone(nn.Module):
         for i, block in enumerate(self.blocks):
             block.drop_path.rate = rate * i / last
 
-    def run_block(self, number: int, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Tokens after block ``number``, by its two rows of ``noise``."""
+    def run_block(self, number: int, x: Tensor, noise: Tensor | None, *more: Any) -> Tensor:
+        """Tokens after block ``number``, by its two rows of ``noise``, and by what ``more`` its blocks take."""
         noise = None if noise is None else noise[2 * number : 2 * number + 2]
         block = self.blocks[number]
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, noise, use_reentrant=False)
-        return block(x, noise)
+            return checkpoint(block, x, noise, *more, use_reentrant=False)
+        return block(x, noise, *more)

@@ -7,7 +7,6 @@ this one class.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfpatch.pretrain.backbone import Backbone
+from selfpatch.pretrain.positions import RESIZINGS, RotaryPositions, resized_table, rotate
 from selfpatch.pretrain.settings import Count, Natural, Rate
 
 SIZES = {  # name: (width, depth, heads), as in DeiT (arXiv 2012.12877, table 1)
@@ -37,10 +37,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, N, d); their gradients stack in place
+        if turn is not None:  # rotary positions
+            q, k = rotate(q, turn), rotate(k, turn)
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and N <= PLAIN_ATTENTION:
             x = ((q * (C // self.heads) ** -0.5) @ k.mT).softmax(-1) @ v  # (B, heads, N, d)
         else:
@@ -58,6 +60,19 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Two Linears, one through SiLU as the gate of the other, and a third (arXiv 2002.05202); DINOv2's ViT-g has it."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
 
 
 class LayerScale(nn.Module):
@@ -94,19 +109,26 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then MLP, each a residual branch."""
 
-    def __init__(self, dim: int, heads: int, layer_scale: float | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        layer_scale: float | None = None,
+        mlp: nn.Module | None = None,
+        eps: float = LAYER_NORM_EPS,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = MLP(dim, 4 * dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim, 4 * dim) if mlp is None else mlp
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath()
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
         first, second = (None, None) if noise is None else noise
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))), first)
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), turn)), first)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), second)
 
 
@@ -136,6 +158,11 @@ class VisionTransformer(Backbone):
         layer_scale: initial value of LayerScale; None for none.
         register_tokens: how many learned extra tokens without position go along (arXiv 2309.16588).
         checkpointing: recompute each block's activations in the backward pass, to save memory.
+        mlp_width: hidden width of the MLP; None for four times the tokens'.
+        swiglu: whether the MLP is gated (DINOv2's ViT-g, DINOv3's larger ones).
+        rope: whether positions are rotary (DINOv3) instead of a learned table.
+        eps: of the LayerNorms.
+        positions: how the table is resized to another grid (:func:`~selfpatch.pretrain.positions.resized_table`).
 
     Raises:
         ValueError: if the image side is not a multiple of the patch, or the heads do not divide the width.
@@ -158,8 +185,15 @@ class VisionTransformer(Backbone):
         depth: Count | None = None,
         heads: Count | None = None,
         checkpointing: bool = False,
+        mlp_width: int | None = None,
+        swiglu: bool = False,
+        rope: bool = False,
+        eps: float = LAYER_NORM_EPS,
+        positions: str = "dino",
     ) -> None:
         super().__init__()
+        if positions not in RESIZINGS:
+            raise ValueError(f"unknown positions {positions!r}: choose one of {', '.join(RESIZINGS)}")
         if size not in SIZES:
             raise ValueError(f"unknown ViT size {size!r}: choose one of {', '.join(SIZES)}")
         dim, self.depth, self.heads = (
@@ -172,14 +206,21 @@ class VisionTransformer(Backbone):
         self.embed_dim, self.patch_size, self.grid_side = dim, patch_size, img_size // patch_size
         self.widths, self.strides = [dim] * self.depth, [patch_size] * self.depth
         self.final_norm_fits, self.fingerprint_unit, self.checkpointing = final_norm, patch_size, checkpointing
+        self.eps, self.positions = eps, positions
+        self.mlp_width, self.swiglu = mlp_width or 4 * dim, swiglu
 
         self.patch_embed = PatchEmbed(patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
         self.register_tokens = nn.Parameter(torch.zeros(1, register_tokens, dim)) if register_tokens else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, int(cls_token) + self.grid_side**2, dim))
-        self.blocks = nn.ModuleList(Block(dim, self.heads, layer_scale) for _ in range(self.depth))
+        table = torch.zeros(1, int(cls_token) + self.grid_side**2, dim)
+        self.pos_embed = None if rope else nn.Parameter(table)
+        self.rope_embed = RotaryPositions(dim // self.heads) if rope else None
+        mlp = SwiGLU if swiglu else MLP
+        self.blocks = nn.ModuleList(
+            Block(dim, self.heads, layer_scale, mlp(dim, self.mlp_width), eps) for _ in range(self.depth)
+        )
         self.set_drop_path(drop_path_rate)
-        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
+        self.norm = nn.LayerNorm(dim, eps=eps) if final_norm else nn.Identity()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -217,13 +258,19 @@ class VisionTransformer(Backbone):
             "final_norm": isinstance(self.norm, nn.LayerNorm),
             "layer_scale": isinstance(self.blocks[0].ls1, LayerScale),
             "registers": self.num_prefix - int(self.cls_token is not None),
+            "mlp_width": self.mlp_width,
+            "swiglu": self.swiglu,
+            "rope": self.rope_embed is not None,
+            "eps": self.eps,
+            "positions": self.positions,
         }
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """As every backbone's; the global feature is [CLS], or the mean of the patch tokens where there is no [CLS]."""
         x, grid = self.embed(images)
+        turn = self._turn(grid)
         for i in range(self.depth):
-            x = self.run_block(i, x, noise)
+            x = self.run_block(i, x, noise, turn)
         x = self.norm(x)
         patches = x[:, self.num_prefix :]
         return (patches.mean(1) if self.cls_token is None else x[:, 0]), patches, grid
@@ -248,9 +295,9 @@ class VisionTransformer(Backbone):
         """
         wanted = [block % self.depth for block in blocks]
         x, grid = self.embed(images)
-        taken = {}
+        taken, turn = {}, self._turn(grid)
         for i in range(max(wanted) + 1):
-            x = self.run_block(i, x, None)
+            x = self.run_block(i, x, None, turn)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
         return [taken[i] for i in wanted], grid
@@ -258,30 +305,17 @@ class VisionTransformer(Backbone):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The tokens that enter the first block, (B, :attr:`num_prefix` + h*w, C), and the grid (h, w)."""
         x, (h, w) = self.patch_embed(images)
-        table = self.interpolated_pos_embed(h, w)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + table
+        if self.pos_embed is not None:
+            x = x + resized_table(self.pos_embed, self.grid_side, h, w, self.positions)
         if self.register_tokens is not None:  # after [CLS], without a position
             x = torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]], dim=1)
         return x, (h, w)
 
-    def interpolated_pos_embed(self, h: int, w: int) -> Tensor:
-        """The table of position embeddings for a grid of h x w patches, (1, [1 +] h*w, C).
-
-        As published with DINO: bicubic by *scale factor*, whose 0.1 enters the sampling coordinates.
-        """
-        G = self.grid_side
-        if (h, w) == (G, G):
-            return self.pos_embed
-        prefix, patches = self.pos_embed.split([self.pos_embed.shape[1] - G * G, G * G], dim=1)
-        patches = patches.view(1, G, G, -1).permute(0, 3, 1, 2)  # (1, C, G, G)
-        scale = ((h + 0.1) / G, (w + 0.1) / G)
-        resized = F.interpolate(patches, scale_factor=scale, mode="bicubic", align_corners=False)
-        if resized.shape[2:] != (h, w):  # floor(G · (h + 0.1)/G) missed h by a rounding
-            logging.getLogger(__name__).warning("position embeddings: %dx%d interpolated by size, not by scale", h, w)
-            resized = F.interpolate(patches, size=(h, w), mode="bicubic", align_corners=False)
-        return torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, h * w, -1)], dim=1)
+    def _turn(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine of every token's rotation, where positions are rotary."""
+        return None if self.rope_embed is None else self.rope_embed(*grid, self.num_prefix)
 
     def tokens_along(self, side: int) -> int:
         """How many patches lie along a side in pixels; what does not fill a patch is left out."""

@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfpatch.eval.checkpoints.tensors import Backbone, has_cls_row, has_layer_scale
+from selfpatch.eval.checkpoints.sources import Facts
+from selfpatch.eval.checkpoints.tensors import FoundBackbone, has_cls_row, has_layer_scale
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
 
 VIT_NAMES = {(192, 12): "ti", (384, 12): "s", (768, 12): "b", (1024, 24): "l", (1280, 32): "h"}
 SWIN_NAMES = {(96, (2, 2, 6, 2)): "t", (96, (2, 2, 18, 2)): "s", (128, (2, 2, 18, 2)): "b", (192, (2, 2, 18, 2)): "l"}
 NORM = re.compile(r"norm[12]\.(weight|bias)$")
+PERIODS = "rope_embed.periods"
 EMPTY = torch.empty(0)
 
 
-def empty_model(path: Path, found: Backbone, heads: int | None) -> tuple[nn.Module, str | None]:
+def empty_model(path: Path, found: FoundBackbone, heads: int | None, facts: Facts) -> tuple[nn.Module, str | None]:
     """A model whose tensors are those that ``found`` should hold, and who told its head count (None: nobody could).
 
     Where nobody could, the model has one head: enough to compare shapes.
@@ -34,27 +36,33 @@ def empty_model(path: Path, found: Backbone, heads: int | None) -> tuple[nn.Modu
     Raises:
         UserError: ``heads`` contradicts the file, or divides no width.
     """
-    stated = found.meta.get("arch", {}).get("heads")
+    metadata = found.meta.get("arch", {}).get("heads")
+    stated, told = (metadata, "metadata") if metadata is not None else (facts.heads, "config.json")
     is_swin = any(name.startswith("layers.0.") for name in found.state)
     if heads is not None and (is_swin or stated not in (None, heads)):
-        teller = f"its metadata says {stated} heads" if stated is not None else "a Swin's tensors tell its heads"
+        teller = f"{told} says {stated} heads" if stated is not None else "a Swin's tensors tell its heads"
         raise UserError(f"{path}: {teller}, --heads says {heads}: leave --heads out")
     try:
         if is_swin:
             from selfpatch.pretrain.swin import Swin
 
             return Swin(**swin_options(found)), "its tensors"
-        options = vit_options(found)
-        table = found.family.heads.get((options["embed_dim"], options["depth"]))
+        options = vit_options(found, facts)
+        width, periods = options["embed_dim"], found.state.get(PERIODS, EMPTY).numel()
+        tellers = {
+            told: stated,
+            "--heads": heads,
+            "arch table": found.family.heads.get((width, options["depth"])),
+            "its tensors": width // (4 * periods) if periods else None,  # a period for four channels of a head
+        }
+        teller = next((teller for teller, count in tellers.items() if count), None)
         with torch.device("meta"):  # no memory and no time for weights that are about to be replaced
-            model = VisionTransformer(**options, heads=stated or heads or table or 1)
+            return VisionTransformer(**options, heads=tellers.get(teller, 1)), teller
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    teller = "metadata" if stated else "--heads" if heads else "arch table" if table else None
-    return model, teller
 
 
-def vit_options(found: Backbone) -> dict[str, Any]:
+def vit_options(found: FoundBackbone, facts: Facts) -> dict[str, Any]:
     """The arguments of :class:`VisionTransformer` that the tensors were made with, but for the heads."""
     state, fixed = found.state, found.family.fixed
     dim = most_common((t.shape[0] for name, t in state.items() if NORM.search(name) and t.ndim), usual=384)
@@ -66,6 +74,8 @@ def vit_options(found: Backbone) -> dict[str, Any]:
     stated = found.meta.get("arch", {})
     cls_token = bool(fixed.get("cls_token", stated.get("cls_token", shown)))
     rows = state.get("pos_embed", EMPTY).numel() // dim - int(cls_token)
+    swiglu = sum(".mlp.w12." in name for name in state) > sum(".mlp.fc1." in name for name in state)
+    hidden = mlp_widths(state, *(("w12", "w3") if swiglu else ("fc1", "fc2")), halves=1 + swiglu)
     return {
         "embed_dim": dim,
         "depth": depth_of(state, "blocks."),
@@ -75,10 +85,15 @@ def vit_options(found: Backbone) -> dict[str, Any]:
         "final_norm": fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state),
         "layer_scale": 1.0 if fixed.get("layer_scale", has_layer_scale(state)) else None,
         "register_tokens": registers[1] if fixed.get("registers", True) and len(registers) == 3 else 0,
+        "mlp_width": most_common(hidden, usual=4 * dim),
+        "swiglu": swiglu,
+        "rope": bool(fixed.get("rope", stated.get("rope", False))),
+        "eps": facts.eps or stated.get("eps", found.family.eps),
+        "positions": stated.get("positions", "antialiased" if facts.library == "timm" else found.family.positions),
     }
 
 
-def swin_options(found: Backbone) -> dict[str, Any]:
+def swin_options(found: FoundBackbone) -> dict[str, Any]:
     """The arguments of :class:`~selfpatch.pretrain.swin.Swin`; its tensors tell all of them."""
     state, stages = found.state, range(4)
     own = {name: t.shape for name, t in state.items() if re.match(r"layers\.[0-3]\.blocks\.", name) and t.ndim}
@@ -95,6 +110,12 @@ def swin_options(found: Backbone) -> dict[str, Any]:
         "window": (math.isqrt(rows) + 1) // 2,  # a table has a row for each of (2·window - 1)² offsets
         "final_norm": found.family.fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state),
     }
+
+
+def mlp_widths(state: Mapping[str, Tensor], first: str, second: str, halves: int) -> list[int]:
+    """What every tensor of the MLPs says of their hidden width; ``first`` has ``halves`` of it, one after the other."""
+    ins = [t.shape[0] // halves for name, t in state.items() if f".mlp.{first}." in name and t.ndim]
+    return ins + [t.shape[1] for name, t in state.items() if name.endswith(f".mlp.{second}.weight") and t.ndim == 2]
 
 
 def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:

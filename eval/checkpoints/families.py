@@ -1,29 +1,26 @@
 """How each published family of checkpoints is laid out: one entry a family, the first whose signs fit is taken.
 
-An entry is data, not code. It says by which names a file is recognised, under which prefix each of its networks lies,
-which of its names are no part of a backbone (``left_out``: anything else that is not explained is an error), how the
-rest is renamed to ours, and what the family fixes about its architecture. Patterns are those of :mod:`fnmatch`.
+An entry is data, not code (:class:`~selfpatch.eval.checkpoints.family.Family`). It says by which names a file is
+recognised, under which prefix each of its networks lies, which of its names are no part of a backbone (``left_out``:
+anything else that is not explained is an error), how the rest is called by us, and what the family fixes about its
+architecture. Patterns are those of :mod:`fnmatch`.
 
 A method is claimed only where the file tells it. Several methods train the very same ViT: where nothing but that ViT is
-left, the entry is a neutral one, and the user names the method. The one exception is DINO's published backbone, a bare
-dictionary of tensors.
+left, the entry is a neutral one, and the user names the method.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from selfpatch.eval.checkpoints.family import (
+    HEADS,
+    LAYER_SCALE,
+    MAE_TABLE,
+    MOCO_V3_TABLE,
+    ONLY_MODEL,
+    Family,
+)
+from selfpatch.eval.checkpoints.libraries import LIBRARIES
 
-# Head counts cannot be read off tensors: (width, depth) -> heads, for the sizes that were published.
-HEADS = {
-    (192, 12): 3,
-    (384, 12): 6,
-    (768, 12): 12,
-    (1024, 24): 16,
-    (1280, 32): 16,
-}
 MOCO_V3_HEADS = {**HEADS, (384, 12): 12}  # its ViT-S has 12 heads of width 32
 MAE_HEADS = {
     size: HEADS[size] for size in ((768, 12), (1024, 24), (1280, 32))
@@ -33,64 +30,11 @@ SYNONYMS = {"online": "student", "key": "teacher"}  # MoBY's words for the two n
 
 # Top-level entries that hold no network: the state of optimisers, scalers and schedules, the best score.
 BOOKKEEPING = (
-    "optimizer", "optimizers", "lr_scheduler", "scheduler", "param_schedulers", "scaler", "fp16_scaler", "loss_scaler",
-    "amp", "message_hub", "best_acc1",
+    "optimizer", "optimizers", "optimizer_states", "opt", "lr_scheduler", "lr_schedulers", "scheduler",
+    "param_schedulers", "scaler", "fp16_scaler", "loss_scaler", "amp", "amp_scaler", "message_hub", "best_acc1",
+    "callbacks", "loops", "hyper_parameters", "datamodule_hyper_parameters", "native_amp_scaling_state", "args",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family's layout.
-
-    Args:
-        name: what a record calls the layout.
-        method: the display name of what was pretrained, where no metadata says it.
-        tells_method: whether a file of this layout is of this method for certain; else ``method`` is a neutral word.
-        signs: patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b``
-            asks for either.
-        absent: patterns that must match none.
-        cls: whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.tensors.has_cls`) must (True) or must not
-            be there.
-        networks: network -> prefix of its backbone; downstream tasks take the first by default.
-        left_out: names beside the networks that belong to no backbone.
-        backbone_left_out: names within a backbone that ours has no use for.
-        rename: (regular expression, replacement) pairs from the family's backbone names to ours.
-        cls_without_row: whether [CLS] beside registers comes without a row in the position embeddings.
-        mmdet: whether merges of patches are in mmdet's order, under mmdet's names.
-        fixed: what every member has of the ViT's options; the rest is read off the tensors.
-        heads: (width, depth) -> heads.
-    """
-
-    name: str
-    method: str
-    signs: tuple[str, ...]
-    tells_method: bool = True
-    absent: tuple[str, ...] = ()
-    cls: bool | None = None
-    networks: Mapping[str, str] = field(default_factory=lambda: {"backbone": ""})
-    left_out: tuple[str, ...] = ()
-    backbone_left_out: tuple[str, ...] = ()
-    rename: tuple[tuple[str, str], ...] = ()
-    cls_without_row: bool = False
-    mmdet: bool = False
-    fixed: Mapping[str, bool] = field(default_factory=dict)
-    heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)
-
-    def fits(self, marks: Collection[str], cls: bool) -> bool:
-        """Whether a file with these names and entries, and with [CLS] or without it, is of this family."""
-        if self.cls is not None and self.cls != cls:
-            return False
-        return all(_found(marks, sign) for sign in self.signs) and not any(_found(marks, no) for no in self.absent)
-
-    def renamed(self, name: str) -> str:
-        """Our name of a backbone tensor."""
-        for pattern, replacement in self.rename:
-            name = re.sub(pattern, replacement, name)
-        return name
-
-
-def _found(marks: Collection[str], sign: str) -> bool:
-    return any(pattern in marks or any(fnmatchcase(mark, pattern) for mark in marks) for pattern in sign.split("|"))
+AVERAGES = ("state_dict_ema", "model_ema", "ema")  # entries that hold the average of a network's weights
 
 
 def _both(*parts: str) -> tuple[str, ...]:
@@ -106,21 +50,18 @@ TEACHER = {"teacher": ""}  # a bare backbone, published from the teacher
 
 DINO_HEAD = ("head.mlp.*", "head.last_layer.*")
 IBOT_HEAD = (*DINO_HEAD, "head.mlp2.*", "head.last_layer2.*")
-BESIDE_BACKBONES = _both(*IBOT_HEAD)  # of training scripts that cannot be told apart
 CLASSIFIER = ("head.weight", "head.bias", "head.fc.weight", "head.fc.bias")
 AVERAGED = ("model_ema.*", "state_dict_ema.*")  # a second copy of the network, as supervised training keeps it
 SWIN_BUFFERS = ("layers.*.attn_mask", "layers.*.relative_position_index")  # follow from the window size
 SWIN_SIGN = "layers.0.blocks.*"
 VIT_SIGN = "blocks.*"
-# Marks that the reader adds to a file's names:
-LAYER_SCALE = "(LayerScale)"  # most blocks have it
-BARE = "(bare)"  # the file is a dictionary of tensors, under their own names
-ONLY_MODEL = "(only model)"  # the file holds one entry, "model"
-MAE_TABLE = "(MAE's positions)"  # a fixed table of sines and cosines, across first
-MOCO_V3_TABLE = "(MoCo v3's positions)"  # the same, down first
 MOCO_V3_SIGN = "|".join([MOCO_V3_TABLE, *(f"arch=vit_{size}" for size in ("small", "base", "large", "huge"))])
 
+# saved in chunks: blocks.<chunk>.<block>.
+CHUNKS = (("blocks.{j}.{i}.{x}", "blocks.{i}.{x}"),)
+
 FAMILIES = (
+    *LIBRARIES,
     Family(
         name="ours",
         method="ours",  # its metadata says which, and lists what stands beside the backbones
@@ -172,7 +113,7 @@ FAMILIES = (
         networks=TEACHER_STUDENT,
         left_out=(*_both("dino_head.*", "ibot_head.*"), "dino_loss.*", "ibot_patch_loss.*"),
         backbone_left_out=("mask_token",),
-        rename=((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),),  # saved in chunks: blocks.<chunk>.<block>.
+        names=CHUNKS,
         fixed={"cls_token": True, "final_norm": True},
     ),
     Family(
@@ -235,7 +176,7 @@ FAMILIES = (
         signs=("mask_token", LAYER_SCALE),
         networks=TEACHER,
         backbone_left_out=("mask_token",),
-        rename=((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),),
+        names=CHUNKS,
         fixed={"cls_token": True, "final_norm": True},
     ),
     # Supervised models and timm's names.
@@ -259,7 +200,7 @@ FAMILIES = (
         signs=(SWIN_SIGN, "layers.3.downsample.*"),
         backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER, *AVERAGED),
         # timm's stage begins with the merging of patches, the official one ends with it
-        rename=tuple((rf"^layers\.{i + 1}\.downsample", f"layers.{i}.downsample") for i in range(3)),
+        names=tuple((f"layers.{i + 1}.downsample.{{x}}", f"layers.{i}.downsample.{{x}}") for i in range(3)),
     ),
     Family(
         name="deit",
@@ -276,8 +217,8 @@ FAMILIES = (
         signs=(VIT_SIGN, f"head.*|fc_norm.*|reg_token|{LAYER_SCALE}"),
         # the norm of a pooled feature belongs to the classifier
         backbone_left_out=("fc_norm.*", *CLASSIFIER, *AVERAGED),
-        rename=((r"^reg_token$", "register_tokens"),),
-        cls_without_row=True,
+        names=(("reg_token", "register_tokens"),),
+        positions="antialiased",
     ),
     # Bare backbones.
     Family(
@@ -285,14 +226,6 @@ FAMILIES = (
         method="iBOT",
         signs=(VIT_SIGN, "masked_embed"),
         backbone_left_out=("masked_embed",),
-        fixed=WITH_CLS,
-    ),
-    Family(
-        name="dino-backbone",
-        method="DINO",
-        signs=(VIT_SIGN, BARE),
-        cls=True,
-        networks=TEACHER,
         fixed=WITH_CLS,
     ),
     Family(
@@ -304,7 +237,7 @@ FAMILIES = (
         fixed=WITHOUT_CLS,
     ),
     Family(
-        name="vit-plain",  # DINO's, iBOT's, DeiT's, ... in something that is not the published file
+        name="vit-plain",  # DINO's, iBOT's, DeiT's, ... which nothing tells apart
         method="ViT",
         tells_method=False,
         signs=(VIT_SIGN,),

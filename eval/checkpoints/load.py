@@ -8,8 +8,9 @@ the file's own tensors say.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints import certificate as proof
-from selfpatch.eval.checkpoints.architecture import arch_name, empty_model
-from selfpatch.eval.checkpoints.tensors import Backbone, read_backbone, some
-from selfpatch.pretrain.checkpoint import load_file
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
+from selfpatch.eval.checkpoints.legends import LEGENDS, Legend
+from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
+from selfpatch.eval.checkpoints.tensors import FoundBackbone, is_square, read_backbone, some
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import sha256_file
+from selfpatch.pretrain.positions import ROPE_BASE, rope_periods
+
+PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # where nothing says others
+RESIZED = {
+    "dino": "as in DINO's code (bicubic by scale factor)",
+    "bicubic": "bicubic, by size",
+    "antialiased": "bicubic with antialiasing, by size",
+}
 
 
 @dataclass
 class LoadedBackbone:
     """A backbone with a checkpoint's weights in it, and where each fact about it comes from."""
 
-    model: nn.Module = field(repr=False)  # eval mode
+    model: Backbone = field(repr=False)  # eval mode
     state: dict[str, Tensor] = field(repr=False)  # the backbone's tensors under our names, float32
     arch: dict[str, Any]  # the model's arch, and its short name
     method: str  # display name, such as "DINO+SelfPatch"
@@ -45,7 +56,19 @@ class LoadedBackbone:
     config: dict | None = None
     train_data: str | None = None
     unsafe: bool = False  # whether the user let the file run code
+    prefix: str = ""  # what the names of its tensors begin with in the file
+    file_names: tuple[str, ...] = ()  # of the tensors that it was made of
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """R, G, B that are taken off the pixels (0 … 1) of the images it was trained with."""
+        return self.model.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """R, G, B by which they are divided then."""
+        return self.model.std
 
     def report(self, method: str | None = None) -> str:
         """What a command prints of a loaded checkpoint: the certificate, and a hint where nobody named its method.
@@ -53,7 +76,9 @@ class LoadedBackbone:
         Args:
             method: the user's name for it.
         """
-        hint = f"note: the file does not tell what trained it, so it is called {self.method}: name it with --method"
+        hint = (
+            f"note: the file does not tell what trained it, so it is called {self.method}: name it with --method NAME"
+        )
         return "\n".join([*self.certificate, *([] if method or self.method_told else [hint])])
 
     def check(self, model: nn.Module) -> None:
@@ -90,72 +115,118 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    path: str | Path, which: str | None = None, heads: int | None = None, unsafe: bool = False
+    path: str | Path,
+    which: str | None = None,
+    heads: int | None = None,
+    unsafe: bool = False,
+    prefix: str | None = None,
 ) -> LoadedBackbone:
     """Load the backbone of any checkpoint of a known family.
 
     Args:
-        path: the file.
-        which: ``teacher`` or ``student`` (for MoBY also ``key`` or ``online``); None: the family's default.
+        path: the file, or a folder of Hugging Face, timm or ``torch.distributed.checkpoint``.
+        which: ``teacher`` or ``student`` (for MoBY also ``key`` or ``online``); ``ema`` for the average that timm keeps
+            beside the weights; None: the family's default.
         heads: the number of attention heads, for sizes that neither metadata nor the table of published sizes knows.
         unsafe: read the file even if that may run code in it (``--unsafe-load``).
+        prefix: what the names of the backbone's tensors begin with, in files of no known layout.
 
     Raises:
-        UserError: the file cannot be read safely, is of no known family, or a tensor is missing, unexplained or of the
-            wrong shape; the head count is unknown or contradicts the metadata.
+        UserError: the file cannot be read, is of no known family, or a tensor is missing, unexplained, not finite or of
+            the wrong shape; the head count is unknown or contradicts the metadata.
     """
     path = Path(path)
-    content = load_file(path, unsafe=unsafe)
-    found = read_backbone(path, content, which)
-    model, heads_from = empty_model(path, found, heads)
+    source = read_source(path, unsafe)
+    found = read_backbone(path, source.content, which, prefix)
+    facts = source.facts if not found.meta else replace(source.facts, eps=None, stated={})  # ours says it itself
+    model, heads_from = empty_model(path, found, heads, facts)
+    if PERIODS in model.state_dict() and PERIODS not in found.state and found.family.computes_periods:
+        found.state[PERIODS] = rope_periods(model.embed_dim // model.heads, facts.rope_theta or ROPE_BASE)
     _raise_unless_covered(path, found, model)
     if heads_from is None:
         raise UserError(
             f"{path} ({found.family.name} layout): a ViT {model.embed_dim} wide and {model.depth} deep is no published "
             "size, and the number of attention heads cannot be read off its tensors: add --heads N"
         )
-    _raise_unless_as_stated(path, model.arch, found.meta)
+    _raise_unless_as_stated(path, model.arch, found.meta.get("arch", {}), "the metadata says")
+    _raise_unless_as_stated(path, model.arch, facts.stated, "config.json says")
+    if wrong := proof.not_finite(found.state):
+        raise UserError(f"{path}: {some([found.parts.file_name(name) for name in wrong])} is not finite")
     model.load_state_dict({name: tensor.clone() for name, tensor in found.state.items()}, assign=True)
     model.eval()
-
     tokens = proof.fingerprint(model)
-    difference = proof.largest_difference(tokens, proof.written_out_tokens(found.state, model.arch))
-    if difference > proof.TOLERANCE:
-        raise UserError(
-            f"{path}: the loaded model's features differ from those of the file's tensors (relative {difference:.1e}): "
-            "the weights are not finite, or this is a bug"
-        )
+    return _loaded(path, source, found, model, heads_from, tokens, unsafe)
+
+
+def _loaded(
+    path: Path, source: Source, found: FoundBackbone, model: nn.Module, heads_from: str, tokens: Tensor, unsafe: bool
+) -> LoadedBackbone:
+    """The loaded backbone with all that is known of it."""
+    facts, family, meta = source.facts, found.family, found.meta
     arch = {**model.arch, "name": arch_name(model.arch)}
-    weights = proof.weights_sha256(found.state)
-    set_from = f"{found.prefix}*" if found.prefix else "the file's top level"
-    parts = [f"{pattern} ({count})" for pattern, count in sorted(found.left_out.items())]
-    left_out = f"; left out: {some(parts, 12)}" if parts else ""
-    config = found.meta.get("config")
+    digest = sha256_file(source.files[0])
+    legend, weights = LEGENDS.get(digest[:8]), proof.weights_sha256(found.state)
+    named = facts.method or (legend and legend.method)
+    model.mean, model.std = (
+        tuple(meta.get(key) or getattr(facts, key) or getattr(legend, key, None) or usual)
+        for key, usual in PIXELS.items()
+    )
+    config = meta.get("config")
     return LoadedBackbone(
         model=model,
         state=found.state,
         arch=arch,
-        method=str(found.meta.get("method", found.family.method)),
-        method_told=found.meta.get("method_told", "method" in found.meta or found.family.tells_method),
-        family=found.family.name,
+        method=str(meta.get("method", named or family.method)),
+        method_told=meta.get("method_told", "method" in meta or bool(named) or family.tells_method),
+        family=family.name,
         which=found.which,
         heads_from=heads_from,
         checkpoint=path,
-        checkpoint_sha256=sha256_file(path),
+        checkpoint_sha256=digest if len(source.files) == 1 else _sha256(source.files),
         weights_sha256=weights,
-        certificate=[
-            f"coverage: all {len(found.state)} tensors of a {arch['name']} (heads {arch['heads']} by {heads_from}) set "
-            f"from {set_from} ({found.family.name} layout), none unexplained{left_out}",
-            f"features: the model's tokens on the fixed image equal those written out from the file's tensors "
-            f"(relative difference {difference:.0e}); fingerprint {proof.tokens_sha(tokens)}, weights {weights[:12]}",
-        ],
-        epoch=_epoch(content, found.meta),
-        seed=found.meta.get("seed"),
+        certificate=_certificate(found, arch, heads_from, tokens, weights, facts, legend),
+        epoch=_epoch(source.content, meta),
+        seed=meta.get("seed"),
         config=dict(config) if isinstance(config, Mapping) else None,
-        train_data=found.meta.get("train_data"),
+        train_data=meta.get("train_data"),
         unsafe=unsafe,
+        prefix=found.prefix,
+        file_names=tuple(found.parts.origins),
         tokens=tokens,
     )
+
+
+def _certificate(
+    found: FoundBackbone,
+    arch: Mapping[str, Any],
+    heads_from: str,
+    tokens: Tensor,
+    weights: str,
+    facts: Facts,
+    legend: Legend | None,
+) -> list[str]:
+    """Two lines: which tensors were set from where, and what the model computes from them, with what it was told."""
+    set_from = f"{found.prefix}*" if found.prefix else "the file's top level"
+    patterns = [f"{pattern} ({count})" for pattern, count in sorted(found.left_out.items())]
+    left_out = f"; left out: {some(patterns, 12)}" if patterns else ""
+    joined = f"; {', '.join(dict.fromkeys(found.parts.notes))}" if found.parts.notes else ""
+    how = ""
+    if arch["family"] == "vit":
+        stated = "config.json" if facts.eps else "metadata" if "eps" in found.meta.get("arch", {}) else "the layout"
+        table = "rotary positions" if arch["rope"] else f"positions resized {RESIZED[arch['positions']]}"
+        how = f"norms with eps {arch['eps']:g} by {stated}; {table}; "
+    published = f"; published as {legend.name}" if legend else ""
+    return [
+        f"coverage: all {len(found.state)} tensors of a {arch['name']} (heads {arch['heads']} by {heads_from}) set "
+        f"from {set_from} ({found.family.name} layout), none unexplained{joined}{left_out}{published}",
+        f"features: {how}finite on the fixed image; fingerprint {proof.tokens_sha(tokens)}, weights {weights[:12]}",
+    ]
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """The SHA-256 over the names and SHA-256 of several files."""
+    lines = sorted(f"{file.name} {sha256_file(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _epoch(content: Any, meta: Mapping[str, Any]) -> int | None:
@@ -163,13 +234,24 @@ def _epoch(content: Any, meta: Mapping[str, Any]) -> int | None:
     return int(epoch) if isinstance(epoch, (int, float)) else None
 
 
-def _raise_unless_covered(path: Path, found: Backbone, model: nn.Module) -> None:
+def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) -> None:
     """Every tensor of the model in the file, of the model's shape, and nothing else."""
-    expected, state, names = model.state_dict(), found.state, found.names
+    expected, state, parts = model.state_dict(), found.state, found.parts
+    names = {name: parts.file_name(name) for name in {**expected, **state}}
     shapes = {name: (_shape(state[name]), _shape(expected[name])) for name in state.keys() & expected.keys()}
-    lacking = [found.prefix + name for name in expected if name not in state]
+    lacking = [names[name] for name in expected if name not in state]
+    table = state.get("pos_embed", torch.empty(0))
     if "cls_token" in expected and "cls_token" not in state and "pos_embed" in state:
-        lacking[lacking.index(f"{found.prefix}cls_token")] += f" (or {names['pos_embed']} has a row too many)"
+        lacking[lacking.index(names["cls_token"])] += f" (or {names['pos_embed']} has a row too many)"
+    elif (
+        table.ndim == 3
+        and "dist_token" not in state
+        and not (is_square(table.shape[1]) or is_square(table.shape[1] - 1))
+    ):
+        raise UserError(
+            f"{path}: {names['pos_embed']} has {table.shape[1]} rows, which fill no square grid (with or without one "
+            "for [CLS]): a table for rectangular images, which this project's ViT has not"
+        )
     complaints = {
         "lacks": lacking,
         "cannot explain": [names[name] for name in state if name not in expected],
@@ -184,55 +266,30 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    stated = meta.get("arch", {})
+def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], stated: Mapping[str, Any], teller: str) -> None:
     wrong = [
         f"{key} {stated[key]} but the tensors {arch[key]}" for key in arch if key in stated and stated[key] != arch[key]
     ]
     if wrong:
-        raise UserError(f"{path}: the metadata says {'; '.join(wrong)}")
+        raise UserError(f"{path}: {teller} {'; '.join(wrong)}")
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that takes a checkpoint."""
     parser.add_argument(
-        "--which", metavar="NETWORK", help="teacher or student (MoBY: key or online); default: the family's"
+        "--which", metavar="NETWORK", help="teacher or student (MoBY: key or online), ema; default: the family's"
     )
     parser.add_argument(
         "--heads", type=int, metavar="N", help="attention heads, where neither metadata nor the size tells"
     )
+    parser.add_argument(
+        "--prefix",
+        metavar="NAME",
+        help="what the backbone's names begin with, in files of no known layout",
+    )
     parser.add_argument("--unsafe-load", action="store_true", help="read a file even if that may run code in it")
 
 
-DESCRIPTION = """\
-Write the backbone of any checkpoint in another layout, and prove that it arrived.
-
-  tools/convert.sh dino_deitsmall16_pretrain.pth dino.pth             a checkpoint of this project
-  tools/convert.sh checkpoint.pth vit.safetensors --to timm           timm's names
-  tools/convert.sh moby_swin_t_300ep_pretrained.pth swin.pth --to mmdet"""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Convert one checkpoint from the command line."""
-    from selfpatch.eval.checkpoints.export import TARGETS, check_out, export  # it needs this module
-
-    parser = command_parser(DESCRIPTION)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    parser.add_argument("out", type=Path, help="the file to write; .safetensors chooses that format")
-    parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
-    parser.add_argument(
-        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
-    )
-    add_checkpoint_options(parser)
-    args = parser.parse_args(argv)
-    check_out(args.out, args.checkpoint)
-    loaded = load_backbone(args.checkpoint, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
-    print(loaded.report(args.method), flush=True)
-    if args.method:
-        loaded.method, loaded.method_told = args.method, True
-    print("\n".join(export(loaded, args.to, args.out)))
-    print(f"written: {args.out}")
-
-
-if __name__ == "__main__":
-    run_command(main)
+def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_checkpoint_options` was given, as :func:`load_backbone` takes it."""
+    return {"which": args.which, "heads": args.heads, "unsafe": args.unsafe_load, "prefix": args.prefix}

@@ -14,65 +14,109 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfpatch.eval.checkpoints.families import (
-    BARE,
-    BESIDE_BACKBONES,
-    BOOKKEEPING,
-    FAMILIES,
+from selfpatch.eval.checkpoints.assembly import Parts, assemble
+from selfpatch.eval.checkpoints.families import AVERAGES, BOOKKEEPING, FAMILIES, SYNONYMS
+from selfpatch.eval.checkpoints.family import (
     LAYER_SCALE,
     MAE_TABLE,
+    MAE_TABLE_WITHOUT_CLS,
     MOCO_V3_TABLE,
     ONLY_MODEL,
-    SYNONYMS,
     Family,
+    fits_template,
 )
+from selfpatch.eval.checkpoints.foreign import foreign_network
+from selfpatch.eval.checkpoints.inert import Placeholder
+from selfpatch.eval.checkpoints.libraries import TRAINERS
 from selfpatch.pretrain.cli import UserError
 
 WRAPPERS = re.compile(r"^((state_dict|model)\.)+")  # what training scripts put their one network under
-NETWORKS = ("teacher", "student")  # what they put two, or one of two, under
-LONE_WRAPPERS = ("backbone.", "encoder.")
-WRAPPED_MODULES = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module)\.")  # what DDP and others add
+# what DDP and others add
+WRAPPED_MODULES = re.compile(r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PATCH_EMBEDDINGS = re.compile(  # of every known family: where one stands, a backbone stands
+    r"(patch_embed\.(proj|projection)|embeddings\.patch_embeddings(\.projection)?)\.weight$"
+)
 
 
 @dataclass(frozen=True)
-class Backbone:
+class FoundBackbone:
     """The tensors of one network's backbone in a file."""
 
     family: Family
     which: str  # teacher, student or backbone
     prefix: str  # of its names in the file
-    state: dict[str, Tensor]  # our name -> tensor, float32
-    names: dict[str, str]  # our name -> the file's name
+    parts: Parts
     left_out: Counter[str]  # pattern -> how many tensors it explains that are no part of the backbone
     meta: dict[str, Any]  # our own checkpoints' metadata; empty for others
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Our name -> tensor, float32."""
+        return self.parts.state
 
-def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
+
+def read_backbone(path: Path, content: Any, which: str | None = None, prefix: str | None = None) -> FoundBackbone:
     """Sort the tensors of a loaded checkpoint into the chosen backbone's and those that its family leaves out.
+
+    Args:
+        path: for messages.
+        content: nested dictionaries of tensors.
+        which: the network; ``ema`` for the average of the weights that timm keeps beside them.
+        prefix: the user's word that the backbone's names begin with this, and that all others are something else.
 
     Raises:
         UserError: the family is unknown, the network is not there, or a tensor is on no list.
     """
-    tensors, meta = named_tensors(path, content), metadata(content)
-    if foreign := _foreign(tensors):
-        raise UserError(f"{path} {foreign}")
-    family = recognise(tensors, marks_of(content)) or _within_wrappers(tensors, which)
+    content, which = _average(path, content) if which == "ema" else (content, which)
+    tensors, meta, left_out = named_tensors(path, content), metadata(content), Counter()
+    if prefix is not None:
+        prefix = prefix.rstrip(".") + "."
+        inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if not inside:
+            raise UserError(
+                f"{path} has no tensor under --prefix {prefix}; {_places(tensors) or some(sorted(tensors), 3)}"
+            )
+        left_out.update({"all outside --prefix": len(tensors) - len(inside)} if len(inside) < len(tensors) else {})
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in inside.items()}
+    foreign = None if any(map(PATCH_EMBEDDINGS.search, tensors)) else foreign_network(tensors)
+    family = None if foreign else locate(tensors, which, marks_of(content) if prefix is None else ())
     if family is None:
-        known = ", ".join(family.name for family in FAMILIES)
-        raise UserError(
-            f"{path} is of no known family, neither a ViT nor a Swin ({some(sorted(tensors), 3)}); known are {known}"
-        )
-    which, prefix = _network(path, family, which, tensors, meta)
+        raise UserError(_unknown(path, tensors))
+    which, inner = _network(path, family, which, tensors, meta)
     # our own checkpoints list the parts of their method themselves: a new method needs no entry here
-    beside = (*(f"{p}*" for p in family.networks.values() if p != prefix), *family.left_out, *meta.get("beside", ()))
+    beside = (*(f"{p}*" for p in family.networks.values() if p != inner), *family.left_out, *meta.get("beside", ()))
     within_left_out = family.backbone_left_out
-    if family.mmdet and not meta["arch"].get("final_norm", True):
+    if family.mmdet and not meta.get("arch", {}).get("final_norm", True):
         within_left_out = (*within_left_out, "norm3.*")  # fresh there, as the other stages' norms are
 
-    state, names, left_out, unexplained = {}, {}, Counter(), []
+    parts, unexplained = _parts(path, family, inner, tensors, beside, within_left_out, left_out)
+    if unexplained:
+        foreign, places = foreign_network(tensors), _places(unexplained)
+        told = f": {foreign}" if foreign else f"; {places}" if places else ""
+        raise UserError(
+            f"{path} ({family.name} layout) holds what it cannot explain: {some(sorted(unexplained))}{told}"
+        )
+    assemble(parts)
+    return FoundBackbone(family, which, (prefix or "") + inner, parts, left_out, meta)
+
+
+def _parts(
+    path: Path,
+    family: Family,
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    beside: Collection[str],
+    within_left_out: Collection[str],
+    left_out: Counter[str],
+) -> tuple[Parts, list[str]]:
+    """The backbone's tensors under our names, and the names that nothing explains; counts those left out."""
+    unexplained, parts = [], Parts(path, family, prefix, {}, {})
+    inner_names = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    used = [pair for pair in family.names if any(fits_template(name, pair[0]) for name in inner_names)]
+    others = [pair for pair in family.names if pair not in used and "{i}" not in pair[0]]
+    parts.family = family = replace(family, names=(*used, *others))  # so that what is lacking is named as in this file
     for name, tensor in tensors.items():
-        inner = name.removeprefix(prefix)
-        within = name.startswith(prefix)
+        inner, within = name.removeprefix(prefix), name.startswith(prefix)
         pattern = explaining(inner if within else name, within_left_out if within else beside)
         if pattern is not None:
             left_out[prefix + pattern if within else pattern] += 1
@@ -80,14 +124,18 @@ def read_backbone(path: Path, content: Any, which: str | None) -> Backbone:
             unexplained.append(name)
         else:
             ours, tensor = _from_mmdet(path, inner, tensor) if family.mmdet else (family.renamed(inner), tensor)
-            if ours in state:
-                raise UserError(f"{path} ({family.name} layout): {names[ours]} and {name} both come to {ours}")
-            state[ours], names[ours] = tensor.detach().to(torch.float32).contiguous(), name
-    if unexplained:
-        raise UserError(f"{path} ({family.name} layout) holds what it cannot explain: {some(sorted(unexplained))}")
-    if family.cls_without_row:
-        _add_cls_row(path, state, registers=names.get("register_tokens", "").endswith("reg_token"))
-    return Backbone(family, which, prefix, state, names, left_out, meta)
+            if ours in parts.state:
+                raise UserError(f"{path} ({family.name} layout): {parts.names[ours]} and {name} both come to {ours}")
+            parts.state[ours], parts.names[ours] = tensor.detach().to(torch.float32).contiguous(), name
+    return parts, unexplained
+
+
+def _average(path: Path, content: Any) -> tuple[Any, None]:
+    """The entry with the average of a network's weights, and that no other network is asked for."""
+    held = [name for name in AVERAGES if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+    if not held:
+        raise UserError(f"{path} holds no average of the weights: it has no {' or '.join(AVERAGES)}")
+    return {"model": content[held[0]]}, None
 
 
 def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -104,6 +152,10 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
             if name in found:
                 raise UserError(f"{path} holds two tensors that come to the name {name}")
             found[name] = value
+        elif isinstance(value, Placeholder) and "_modules" in value.fields():  # a model that was pickled whole
+            fields = value.fields()
+            for part in ("_parameters", "_buffers", "_modules"):
+                walk(fields.get(part) or {}, trail)
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 inner = f"{trail}.{key}" if trail else str(key)
@@ -127,9 +179,6 @@ def marks_of(content: Any) -> set[str]:
     if not isinstance(content, Mapping):
         return set()
     marks = {str(entry) for entry in content} | {f"meta.{key}" for key in metadata(content)}
-    names = [WRAPPED_MODULES.sub("", str(entry)) for entry in content]
-    if all(isinstance(value, Tensor) for value in content.values()) and not any(map(WRAPPERS.match, names)):
-        marks.add(BARE)
     if set(content) == {"model"}:
         marks.add(ONLY_MODEL)
     if isinstance(content.get("arch"), str):
@@ -147,42 +196,65 @@ def recognise(tensors: Mapping[str, Tensor], marks: Collection[str] = ()) -> Fam
     return next((family for family in FAMILIES if family.fits(found, has_cls(tensors))), None)
 
 
-def _within_wrappers(tensors: Mapping[str, Tensor], which: str | None) -> Family | None:
-    """The family of networks as a training script names them: ``teacher.``, ``student.backbone.``, ``encoder.``, ...
+def locate(
+    tensors: Mapping[str, Tensor], which: str | None, marks: Collection[str] = (), depth: int = 3
+) -> Family | None:
+    """The family of the networks in a file, at its top level or under the names of a known training script or library.
 
     Args:
         tensors: all of a file.
         which: the network that is asked for.
+        marks: of the file's top level.
+        depth: how many names may be nested (``student_backbone.vit.``).
 
     Returns:
-        a family whose networks are those of the file; None: what is under the names is of no known one.
+        a family whose networks are those of the file; None: nothing of a known one is there.
     """
-    prefixes = {name: f"{name}." for name in NETWORKS if any(t.startswith(f"{name}.") for t in tensors)}
-    for name, prefix in prefixes.items():
-        if any(t.startswith(f"{prefix}backbone.") for t in tensors):
-            prefixes[name] = f"{prefix}backbone."
-    if not prefixes:
-        lone = next((p for p in LONE_WRAPPERS if all(t.startswith(p) for t in tensors)), None)
-        if lone is None:
-            return None
-        prefixes = {"backbone": lone}
-    prefix = prefixes.get(SYNONYMS.get(which, which), next(iter(prefixes.values())))
-    family = recognise({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-    if family is None:
-        return None
-    if any(family.networks.values()):  # a wrapper round a file of several networks
-        prefixes = {name: prefix + own for name, own in family.networks.items()}
-    left_out = (*(prefix + pattern for pattern in family.left_out), *BESIDE_BACKBONES)
-    return replace(family, networks=prefixes, left_out=left_out)
-
-
-def _foreign(names: Collection[str]) -> str | None:
-    """What to say of a network of another kind, whoever trained it."""
-    if any(re.search(r"(^|\.)layer1\.0\.conv1\.weight$", name) for name in names):
-        return "holds a ResNet, not a ViT or a Swin transformer: this project evaluates those two"
-    if any(name.endswith(".mlp.w12.weight") for name in names):
-        return "holds a ViT with SwiGLU blocks (DINOv2's ViT-g), which this project has not: take a ViT-S, -B or -L"
+    family = recognise(tensors, marks)
+    if family is not None or not depth:
+        return family
+    for trainer in TRAINERS:
+        held = {
+            network: prefix
+            for network, prefix in trainer.networks.items()
+            if any(name.startswith(prefix) for name in tensors)
+        }
+        if not held or not all(any(fnmatchcase(name, sign) for name in tensors) for sign in trainer.signs):
+            continue
+        prefix = held.get(SYNONYMS.get(which, which), next(iter(held.values())))
+        inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        inner = locate(inside, which, depth=depth - 1)
+        if inner is None:
+            continue
+        if len(inner.networks) > 1:  # a wrapper round a file of several networks
+            networks = {network: prefix + own for network, own in inner.networks.items()}
+        else:
+            (own,) = inner.networks.values()
+            networks = {network: place + own for network, place in held.items()}
+        left_out = (*(place + pattern for place in held.values() for pattern in inner.left_out), *trainer.left_out)
+        method = trainer.method or inner.method
+        told = inner.tells_method or trainer.method is not None
+        return replace(inner, networks=networks, left_out=left_out, method=method, tells_method=told)
     return None
+
+
+def _unknown(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """One line for a file of no known family: what it is instead, or where a backbone stands in it."""
+    if foreign := foreign_network(tensors):
+        return f"{path} holds {foreign}"
+    if places := _places(tensors):
+        return f"{path} is of no known layout, but {places}"
+    known = ", ".join(family.name for family in FAMILIES)
+    return f"{path} is of no known family, neither a ViT nor a Swin ({some(sorted(tensors), 3)}); known are {known}"
+
+
+def _places(names: Collection[str]) -> str | None:
+    """Where a patch embedding stands under a name: what ``--prefix`` can choose."""
+    places = sorted({name[: found.start()] for name in names if (found := PATCH_EMBEDDINGS.search(name))})
+    places = [place.rstrip(".") for place in places if place]
+    if not places:
+        return None
+    return f"a backbone stands under {some(places, 3)}: try --prefix {places[0]}"
 
 
 def has_layer_scale(names: Collection[str]) -> bool:
@@ -202,30 +274,36 @@ def has_cls(tensors: Mapping[str, Tensor]) -> bool:
 
 def has_cls_row(table: Tensor | None) -> bool:
     """Whether a table of positions (1, N, C) has a row beside those of a square grid."""
-    return table is not None and table.ndim == 3 and len(table) == 1 < table.shape[1] and _is_square(table.shape[1] - 1)
+    return table is not None and table.ndim == 3 and len(table) == 1 < table.shape[1] and is_square(table.shape[1] - 1)
 
 
-def _is_square(number: int) -> bool:
+def is_square(number: int) -> bool:
+    """Whether so many positions fill a square grid."""
     return math.isqrt(number) ** 2 == number
 
 
 def fixed_table(table: Tensor | None) -> str | None:
-    """Whose table (1, 1 + side², C) of sines and cosines this is; None: none of those, learned.
+    """Whose table (1, [1 +] side², C) of sines and cosines this is; None: none of those, learned.
 
-    MAE (arXiv 2111.06377) and MoCo v3 (arXiv 2104.02057) never train theirs, a row of zeros for [CLS] and then half of
-    the channels for the place in the row, half for that in the column, in opposite order.
+    MAE (arXiv 2111.06377), MoCo v3 (arXiv 2104.02057) and I-JEPA (arXiv 2301.08243) never train theirs: a row of zeros
+    for [CLS], where there is one, then half of the channels for the place in the row, half for that in the column, in
+    MoCo v3 the other way round.
     """
-    if not has_cls_row(table) or table.shape[2] % 4 or table.shape[1] < 5:
+    if table is None or table.ndim != 3 or len(table) != 1 or table.shape[2] % 4 or table.shape[1] < 4:
         return None
-    side, quarter = math.isqrt(table.shape[1] - 1), table.shape[2] // 4
+    cls_row = has_cls_row(table)
+    if not cls_row and not is_square(table.shape[1]):
+        return None
+    side, quarter = math.isqrt(table.shape[1]), table.shape[2] // 4
     place = torch.arange(side, dtype=torch.float64)
     angles = place[:, None] * 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, C/2)
     across, down = waves.expand(side, side, -1), waves[:, None].expand(side, side, -1)
-    for mark, halves in ((MAE_TABLE, (across, down)), (MOCO_V3_TABLE, (down, across))):
+    marks = ((MAE_TABLE, (across, down)), (MOCO_V3_TABLE, (down, across)))
+    for mark, halves in marks if cls_row else ((MAE_TABLE_WITHOUT_CLS, (across, down)),):
         rows = torch.cat(halves, dim=2).flatten(0, 1)  # (side², C)
-        difference = table[0].double() - torch.cat([torch.zeros_like(rows[:1]), rows])
-        if difference.abs().max() < 5e-3:  # half precision
+        rows = torch.cat([torch.zeros_like(rows[:1]), rows]) if cls_row else rows
+        if (table[0].double() - rows).abs().max() < 5e-3:  # half precision
             return mark
     return None
 
@@ -248,24 +326,6 @@ def _network(
     if asked not in held:
         raise UserError(f"{path} ({family.name} layout) holds no {which} network, only: {', '.join(held)}")
     return asked, held[asked]
-
-
-def _add_cls_row(path: Path, state: dict[str, Tensor], registers: bool) -> None:
-    """Give [CLS] beside timm's ``registers`` a row of zeros in the table: the same network under our names.
-
-    Raises:
-        UserError: the table has a row too many, or none for [CLS] where there are no registers.
-    """
-    table = state.get("pos_embed")
-    if "cls_token" not in state or table is None or table.ndim != 3:
-        return
-    rows = table.shape[1]
-    if _is_square(rows) != registers:
-        due = "one for each patch, a square number" if registers else "one for each patch and one for [CLS]"
-        beside = "there is reg_token" if registers else "there is no reg_token"
-        raise UserError(f"{path}: pos_embed has {rows} rows, but since {beside}, timm has {due}")
-    if registers:
-        state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
 def _from_mmdet(path: Path, name: str, tensor: Tensor) -> tuple[str, Tensor]:

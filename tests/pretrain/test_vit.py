@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfpatch.pretrain.positions import RotaryPositions, resized_table
 from selfpatch.pretrain.vit import SIZES, DropPath, VisionTransformer
 
 
@@ -73,13 +74,41 @@ def test_every_grid_gets_its_position_embeddings():
     """Also those for which interpolating by scale factor misses the grid by one."""
     model = small(img_size=224)
     for side in range(1, 80):
-        assert model.interpolated_pos_embed(side, 14).shape == (1, 1 + side * 14, 48)
+        assert resized_table(model.pos_embed, 14, side, 14).shape == (1, 1 + side * 14, 48)
 
 
 def test_interpolation_follows_the_scale_factor_not_the_size():
-    table = small(cls_token=False).pos_embed.view(1, 14, 14, 48).permute(0, 3, 1, 2)
-    by_size = torch.nn.functional.interpolate(table, (6, 6), mode="bicubic").flatten(2).mT
-    assert (small(cls_token=False).interpolated_pos_embed(6, 6) - by_size).abs().max() > 1e-3
+    table = small(cls_token=False).pos_embed
+    by_size = resized_table(table, 14, 6, 6, "bicubic")
+    assert by_size.shape == (1, 36, 48)
+    assert (resized_table(table, 14, 6, 6) - by_size).abs().max() > 1e-3
+    assert (resized_table(table, 14, 6, 6, "antialiased") - by_size).abs().max() > 1e-3
+    assert torch.equal(resized_table(table, 14, 14, 14, "bicubic"), table)
+
+
+def test_rotary_positions_turn_patches_and_no_prefix():
+    """Each pair of channels keeps its length, and a patch's turn depends on its place in the image, not on the grid."""
+    rotary = RotaryPositions(16)
+    cos, sin = rotary(4, 6, num_prefix=5)
+    assert cos.shape == sin.shape == (5 + 24, 16)
+    torch.testing.assert_close(cos.square() + sin.square(), torch.ones_like(cos))
+    assert torch.equal(cos[:5], torch.ones(5, 16))
+    assert torch.equal(sin[:5], torch.zeros(5, 16))
+    middle = rotary(3, 3, num_prefix=0)[0][4]  # the centre of the image is the origin
+    torch.testing.assert_close(middle, torch.ones(16))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        RotaryPositions(6)
+
+
+def test_rotary_positions_and_gated_mlps_are_options():
+    model = small(img_size=64, rope=True, swiglu=True, mlp_width=40, layer_scale=1.0, register_tokens=4, eps=1e-5)
+    names = model.state_dict()
+    assert names["rope_embed.periods"].shape == (4,)
+    assert names["blocks.0.mlp.w12.weight"].shape == (80, 48)
+    assert "pos_embed" not in names
+    assert model(torch.randn(1, 3, 32, 48))[1].shape == (1, 6, 48)
+    with pytest.raises(ValueError, match="antialiased"):
+        small(positions="nearest")
 
 
 def test_registers_and_layer_scale():

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file as load_safetensors
 
 from selfpatch.eval.checkpoints import load as convert
+from selfpatch.eval.checkpoints.convert import main
 from selfpatch.eval.checkpoints.export import TARGETS, export
-from selfpatch.eval.checkpoints.load import load_backbone, main
+from selfpatch.eval.checkpoints.load import load_backbone
+from selfpatch.eval.checkpoints.sources import Source
 from selfpatch.eval.dense.pyramid import SelfPatchPyramid
 from selfpatch.pretrain.checkpoint import load_file, save_file
 from selfpatch.pretrain.cli import UserError
@@ -92,7 +94,7 @@ def test_a_broken_export_for_mmdet_fails_with_the_tensors_name(change, tmp_path,
             del state[name]
         else:
             state[name] = torch.cat([state[name]] * 2, dim=-1) if change == "reshaped" else torch.zeros(3)
-        monkeypatch.setattr(convert, "load_file", lambda *_, state=state, **__: {**whole, "state_dict": state})
+        monkeypatch.setattr(convert, "read_source", lambda *_, state=state: Source({**whole, "state_dict": state}, ()))
         with pytest.raises(UserError) as error:
             load_backbone(tmp_path / "out.pth")
         (ours,) = from_mmdet({name: torch.zeros(4)})
@@ -160,13 +162,10 @@ def test_timms_own_model_gives_the_features(loaded, tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_file_that_may_run_code_is_exported_only_with_the_users_word(target, tmp_path):
+def test_a_file_with_pickled_objects_is_exported(target, tmp_path):
     state = BACKBONES["dino"]().state_dict()
-    torch.save({"args": PurePosixPath("x"), "state_dict": state}, tmp_path / "unsafe.pth")
-    argv = [str(tmp_path / "unsafe.pth"), str(tmp_path / "out.pth"), "--to", target, "--heads", "3"]
-    with pytest.raises(UserError, match="--unsafe-load"):
-        main(argv)
-    main([*argv, "--unsafe-load"])
+    torch.save({"args": PurePosixPath("x"), "state_dict": state}, tmp_path / "objects.pth")
+    main([str(tmp_path / "objects.pth"), str(tmp_path / "out.pth"), "--to", target, "--heads", "3"])
     assert load_backbone(tmp_path / "out.pth").arch["heads"] == 3
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from fnmatch import fnmatch
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,7 @@ from selfpatch.eval.checkpoints import load as convert
 from selfpatch.eval.checkpoints.certificate import weights_sha256
 from selfpatch.eval.checkpoints.families import FAMILIES
 from selfpatch.eval.checkpoints.load import load_backbone
+from selfpatch.eval.checkpoints.sources import Source
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
@@ -32,7 +34,10 @@ def network(seed=0, positions=None, **options):
     model = model_of(**options)
     generator = torch.Generator().manual_seed(seed)
     state = {name: 0.3 * torch.randn(t.shape, generator=generator) for name, t in model.state_dict().items()}
-    return state | ({} if positions is None else {"pos_embed": fixed_positions(4, across_first=positions == "MAE")})
+    if positions is not None:
+        table = fixed_positions(4, across_first=positions != "MoCo v3")
+        state["pos_embed"] = table[:, 1:] if positions == "I-JEPA" else table
+    return state
 
 
 def fixed_positions(side, across_first):
@@ -238,7 +243,7 @@ LAYOUTS = {  # layout: (the family it must be recognised as, its ViT's options, 
     "SelfPatch": ("selfpatch", NO_CLS, selfpatch_full),
     "SelfPatch, backbone": ("selfpatch-backbone", NO_CLS, lambda own, other: flat(own)),
     "DINO": ("dino", {}, dino_full),
-    "DINO, backbone": ("dino-backbone", {}, lambda own, other: flat(own)),
+    "DINO, backbone": ("vit-plain", {}, lambda own, other: flat(own)),
     "iBOT": ("ibot", {}, ibot_full),
     "iBOT, backbone": ("ibot-backbone", {}, masked),
     "ViT": ("vit-plain", {}, wrapped("state_dict")),
@@ -273,6 +278,70 @@ LAYOUTS = {  # layout: (the family it must be recognised as, its ViT's options, 
     "timm": ("vit-timm", {}, lambda own, other: flat(own | classifier())),
     "timm, registers": ("vit-timm", {**V2, "register_tokens": 4}, timm_registers),
 }
+MMPRETRAIN = (
+    ("blocks.", "layers."), ("norm1.", "ln1."), ("norm2.", "ln2."), ("mlp.fc1.", "ffn.layers.0.0."),
+    ("mlp.fc2.", "ffn.layers.1."), ("ls1.gamma", "attn.gamma1.weight"), ("ls2.gamma", "ffn.gamma2.weight"),
+    ("patch_embed.proj.", "patch_embed.projection."),
+)  # fmt: skip
+
+
+def vissl(own, other):
+    names = {{"cls_token": "class_token", "pos_embed": "pos_embedding"}.get(name, name): t for name, t in own.items()}
+    heads = {"0.mlp.0.weight": torch.randn(4, DIM)}
+    model = {"classy_state_dict": {"base_model": {"model": {"trunk": names, "heads": heads}}}, "phase_idx": 3}
+    return model, ("classy_state_dict", "base_model", "model", "trunk"), ""
+
+
+def mmpretrain(own, other):
+    def theirs(name):
+        name = re.sub(r"^norm\.", "ln1.", name)
+        for ours, new in MMPRETRAIN if name.startswith(("blocks.", "patch_embed.")) else ():
+            name = name.replace(ours, new)
+        return f"backbone.{name}"
+
+    names = {theirs(name): tensor for name, tensor in own.items()}
+    names |= {"head.layers.head.weight": torch.randn(10, DIM), "data_preprocessor.mean": torch.zeros(3, 1, 1)}
+    return {"meta": {"epoch": 100}, "state_dict": names}, ("state_dict",), "backbone."
+
+
+def dinov3_hub(own, other):
+    """torch.hub's: registers under another name, the gate and the value of the MLP apart, the key's bias masked."""
+    names = {}
+    for name, tensor in own.items():
+        if ".mlp.w12." in name:
+            names[name.replace("w12", "w1")], names[name.replace("w12", "w2")] = tensor.chunk(2)
+        elif name.endswith("qkv.bias"):
+            names[name], names[f"{name}_mask"] = tensor + 1, torch.ones(3 * DIM)  # the key's is any number, and masked
+            names[f"{name}_mask"][DIM : 2 * DIM] = 0
+            tensor.copy_(names[name] * names[f"{name}_mask"])
+        else:
+            names[name.replace("register_tokens", "storage_tokens")] = tensor
+    return {**names, "mask_token": torch.zeros(1, DIM)}, (), ""
+
+
+def ijepa(own, other):
+    predictor = {
+        "module.predictor_blocks.0.norm1.weight": torch.ones(8),
+        "module.predictor_embed.weight": torch.ones(8, DIM),
+    }
+    content = {
+        "encoder": under("module.", other),
+        "predictor": predictor,
+        "target_encoder": under("module.", own),
+        "opt": bookkeeping()["optimizer"],
+        "epoch": 300,
+    }
+    return content, ("target_encoder",), "module."
+
+
+V3 = {"layer_scale": 1.0, "register_tokens": 4, "rope": True, "swiglu": True, "mlp_width": 64, "eps": 1e-5}
+LAYOUTS |= {
+    "VISSL": ("vissl", {"eps": 1e-5}, vissl),
+    "mmpretrain": ("mmpretrain", V2, mmpretrain),
+    "DINOv3, hub": ("dinov3", V3, dinov3_hub),
+    "I-JEPA": ("vit-no-cls", {"cls_token": False, "positions": "I-JEPA"}, ijepa),
+}
+IN_TESTS_INTEROP = {"hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-swin", "dinov3-timm"}
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
@@ -311,7 +380,11 @@ def heads_of(layout):
 
 def test_every_family_has_a_layout_here():
     covered = {family for family, _, _ in LAYOUTS.values()}
-    assert covered == {family.name for family in FAMILIES} - {"pyramid", "swin-mmdet"}  # test_export.py covers those
+    assert covered == {family.name for family in FAMILIES} - {
+        "pyramid",
+        "swin-mmdet",
+        *IN_TESTS_INTEROP,
+    }  # pyramids: test_export.py
 
 
 @each_layout
@@ -347,7 +420,12 @@ def backbone_names(layout):
     content, path, prefix, own = content_of(layout)
     entry = network_in(content, path)
     tables = (f"{prefix}pos_embed", f"{prefix}cls_token")  # timm's registers come with others
-    return sorted(name for name, t in entry.items() if name in tables or any(t is kept for kept in own.values()))
+    changed = (*tables, "*.mlp.w[12].*", "*.attn.qkv.bias*")  # DINOv3's are joined and masked
+    return sorted(
+        name
+        for name, t in entry.items()
+        if any(fnmatch(name, pattern) for pattern in changed) or any(t is kept for kept in own.values())
+    )
 
 
 CHANGES = {  # name: what becomes of a tensor; None: it is removed
@@ -373,15 +451,15 @@ def test_any_tensor_removed_or_reshaped_fails_with_its_name(layout, change, monk
         content, path, _, _ = content_of(layout)
         entry = network_in(content, path)
         changed = CHANGES[change](entry[name])
-        if name.endswith("register_tokens") and change == "removed":
-            continue  # without them it is a whole ViT without registers, such as DINOv2's first ones
-        if name.endswith(("register_tokens", "reg_token")) and change in ("a row less", "a row more"):
+        if name.endswith(("register_tokens", "reg_token", "storage_tokens")) and change == "removed":
+            continue  # without them it is a whole ViT without registers, such as DINOv2's first ones and DeiT III
+        if name.endswith(("register_tokens", "reg_token", "storage_tokens")) and change in ("a row less", "a row more"):
             continue  # any number of them is a whole ViT
         if changed is None:
             del entry[name]
         else:
             entry[name] = changed
-        monkeypatch.setattr(convert, "load_file", lambda *_, content=content, **__: content)
+        monkeypatch.setattr(convert, "read_source", lambda *_, content=content: Source(content, ()))
         with pytest.raises(UserError) as error:
             load_backbone("unwritten.pth", **heads_of(layout))
         assert ours_of(name) in str(error.value), f"{name}: {error.value}"
@@ -429,11 +507,12 @@ WRAPPINGS = {  # name: (what is done to a file's dictionary of tensors, which ne
     "teacher with a head": (lambda names: {"teacher": under("backbone.", names) | head("head.")}, "teacher"),
     "state_dict, student.backbone.": (lambda names: {"state_dict": under("student.backbone.", names)}, "student"),
 }
-CLAIMED = {"dino-backbone": "ViT", "deit": "ViT", "swin": "Swin"}  # family: what its network is called in other files
+CLAIMED = {"deit": "ViT", "swin": "Swin"}  # family: what its network is called in other files
 SINGLE = [
     layout
     for layout, (family, _, _) in LAYOUTS.items()
-    if family not in ("ours", "selfpatch", "ibot", "dino", "dinov2", "moby", "mocov3") and layout != "MoCo v3, linear"
+    if family not in ("ours", "selfpatch", "ibot", "dino", "dinov2", "moby", "mocov3", "mmpretrain")
+    and layout not in ("MoCo v3, linear", "I-JEPA")
 ]
 
 
@@ -455,7 +534,7 @@ def test_every_wrapping_of_every_network_is_undone(layout, wrapping, tmp_path):
     assert loaded.which == which or (which == "backbone" and loaded.which == plain.which == "teacher")
 
 
-FULL = [name for name in LAYOUTS if name not in (*SINGLE, "MoCo v3, linear") and not name.startswith("ours")]
+FULL = [name for name in LAYOUTS if name not in (*SINGLE, "MoCo v3, linear", "VISSL") and not name.startswith("ours")]
 
 
 @pytest.mark.parametrize("layout", FULL)
@@ -631,13 +710,6 @@ def test_a_resnet_is_refused(prefix, tmp_path):
         load(tmp_path, {"state_dict": {prefix + name: torch.randn(4, 4) for name in names}})
 
 
-def test_dinov2s_largest_is_refused_for_its_blocks(tmp_path):
-    content = content_of("DINOv2")[0]
-    swapped = {name.replace(".fc1.", ".w12.").replace(".fc2.", ".w3."): t for name, t in content.items()}
-    with pytest.raises(UserError, match="SwiGLU"):
-        load(tmp_path, swapped, heads=HEADS)
-
-
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.randn(3)], torch.randn(3), {"some.weight": torch.randn(3)}])
 def test_what_is_no_network_is_refused(content, tmp_path):
     with pytest.raises(UserError):
@@ -700,7 +772,7 @@ def test_golden_tokens(family, full, tmp_path):
         }
         build = {"dino": dino_full, "selfpatch": selfpatch_full}[family]
         loaded = load(tmp_path, build(own, own)[0] if full else own, heads=3)
-        assert loaded.family == (family if full else f"{family}-backbone")
+        assert loaded.family == (family if full else {"dino": "vit-plain"}.get(family, f"{family}-backbone"))
         sizes = [name.removeprefix("image/") for name in values if name.startswith("image/")]
         assert sizes
         for size in sizes:

@@ -1,0 +1,41 @@
+"""The command that writes any checkpoint's backbone in another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfpatch.eval.checkpoints.export import TARGETS, check_out, export
+from selfpatch.eval.checkpoints.load import add_checkpoint_options, checkpoint_options, load_backbone
+from selfpatch.pretrain.cli import command_parser, run_command
+
+DESCRIPTION = """\
+Write the backbone of any checkpoint in another layout, and prove that it arrived.
+
+  tools/convert.sh dino_deitsmall16_pretrain.pth dino.pth             a checkpoint of this project
+  tools/convert.sh checkpoint.pth vit.safetensors --to timm           timm's names
+  tools/convert.sh moby_swin_t_300ep_pretrained.pth swin.pth --to mmdet"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Convert one checkpoint from the command line."""
+    parser = command_parser(DESCRIPTION)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
+    parser.add_argument("out", type=Path, help="the file to write; .safetensors chooses that format")
+    parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
+    parser.add_argument(
+        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
+    )
+    add_checkpoint_options(parser)
+    args = parser.parse_args(argv)
+    check_out(args.out, args.checkpoint)
+    loaded = load_backbone(args.checkpoint, **checkpoint_options(args))
+    print(loaded.report(args.method), flush=True)
+    if args.method:
+        loaded.method, loaded.method_told = args.method, True
+    print("\n".join(export(loaded, args.to, args.out)))
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,115 @@
+"""What an entry of the table of checkpoint families says, and the translation of names that it holds as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+# Head counts cannot be read off tensors: (width, depth) -> heads, for the sizes that were published.
+HEADS = {
+    (192, 12): 3,
+    (384, 12): 6,
+    (768, 12): 12,
+    (1024, 24): 16,
+    (1152, 27): 16,
+    (1280, 32): 16,
+    (1408, 40): 16,
+    (1536, 40): 24,
+    (4096, 40): 32,
+}
+
+# Marks that the reader adds to the names in a file:
+LAYER_SCALE = "(LayerScale)"  # most blocks have it
+ONLY_MODEL = "(only model)"  # the file holds one entry, "model"
+MAE_TABLE = "(MAE's positions)"  # a fixed table of sines and cosines, across first
+MAE_TABLE_WITHOUT_CLS = "(MAE's positions without [CLS])"  # I-JEPA's
+MOCO_V3_TABLE = "(MoCo v3's positions)"  # the same, down first
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's layout.
+
+    Args:
+        name: what a record calls the layout.
+        method: the display name of what was pretrained, where no metadata says it.
+        tells_method: whether a file of this layout is of this method for certain; else ``method`` is a neutral word.
+        signs: patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b``
+            asks for either.
+        absent: patterns that must match none.
+        cls: whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.tensors.has_cls`) must (True) or must not
+            be there.
+        networks: network -> prefix of its backbone; downstream tasks take the first by default.
+        left_out: names beside the networks that belong to no backbone.
+        backbone_left_out: names within a backbone that ours has no use for.
+        names: pairs of templates, the family's name of a backbone tensor and ours (:func:`translate`).
+        mmdet: whether merges of patches are in mmdet's order, under mmdet's names.
+        fixed: what every member has of the ViT's options; the rest is read off the tensors.
+        heads: (width, depth) -> heads.
+        eps: of the LayerNorms, where no configuration says it.
+        positions: how its own code resizes the table of position embeddings: ``"dino"``, ``"bicubic"`` or
+            ``"antialiased"`` (:class:`~selfpatch.pretrain.vit.VisionTransformer`).
+        computes_periods: whether it computes the periods of rotary positions and stores none.
+    """
+
+    name: str
+    method: str
+    signs: tuple[str, ...]
+    tells_method: bool = True
+    absent: tuple[str, ...] = ()
+    cls: bool | None = None
+    networks: Mapping[str, str] = field(default_factory=lambda: {"backbone": ""})
+    left_out: tuple[str, ...] = ()
+    backbone_left_out: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    mmdet: bool = False
+    fixed: Mapping[str, bool] = field(default_factory=dict)
+    heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)
+    eps: float = 1e-6
+    positions: str = "dino"
+    computes_periods: bool = False
+
+    def fits(self, marks: Collection[str], cls: bool) -> bool:
+        """Whether a file with these names and entries, and with [CLS] or without it, is of this family."""
+        if self.cls is not None and self.cls != cls:
+            return False
+        return all(_found(marks, sign) for sign in self.signs) and not any(_found(marks, no) for no in self.absent)
+
+    def renamed(self, name: str) -> str:
+        """Our name of a backbone tensor."""
+        return translate(name, self.names)
+
+    def original(self, name: str) -> str:
+        """The family's name of one of our tensors: the inverse of :meth:`renamed`."""
+        return translate(name, tuple((ours, theirs) for theirs, ours in self.names))
+
+
+def _found(marks: Collection[str], sign: str) -> bool:
+    return any(pattern in marks or any(fnmatchcase(mark, pattern) for mark in marks) for pattern in sign.split("|"))
+
+
+def translate(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    """``name`` by the first pair of templates that fits it, or as it is.
+
+    In a template ``{i}`` and ``{j}`` stand for a number, ``{p}`` for ``weight`` or ``bias``, ``{x}`` for anything.
+    """
+    for template, other in names:
+        if found := _pattern(template).fullmatch(name):
+            return other.format(**({"j": 0} | found.groupdict()))
+    return name
+
+
+def fits_template(name: str, template: str) -> bool:
+    """Whether ``name`` is one of those that a template of :func:`translate` stands for."""
+    return _pattern(template).fullmatch(name) is not None
+
+
+@lru_cache
+def _pattern(template: str) -> re.Pattern:
+    pattern = re.escape(template)
+    for hole, what in {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "x": ".+"}.items():
+        pattern = pattern.replace(rf"\{{{hole}\}}", f"(?P<{hole}>{what})")
+    return re.compile(pattern)
