@@ -40,12 +40,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--size", choices=[PUBLISHED, *sizes], default=PUBLISHED, help="of the protocols that train")
     for name, what in PASSED.items():
         parser.add_argument(option(name), metavar="X", help=what)
-    for name in ("records", "method", "which", "heads"):
+    for name in ("records", "method", "which", "heads", "prefix"):
         parser.add_argument(option(name), metavar="X", help="as for a single task: tools/eval_davis.sh --help")
     for name in ("force", "unsafe_load"):
         parser.add_argument(option(name), action="store_true", help="as for a single task")
     args = parser.parse_args(argv)
-    if not args.checkpoint.is_file():
+    if not args.checkpoint.exists():  # a file, or a folder as Hugging Face writes it
         raise UserError(f"no such checkpoint: {args.checkpoint}")
     there = {name: task for name, task in known.items() if getattr(args, name).is_dir()}
     for name, task in known.items():
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(name: str, task: ModuleType, args: argparse.Namespace) -> bool:
     """One task in a process of its own, since two of mm*'s libraries cannot share one; whether it succeeded."""
-    given = {key: getattr(args, key) for key in ("records", "method", "which", "heads")}
+    given = {key: getattr(args, key) for key in ("records", "method", "which", "heads", "prefix")}
     given |= {key: getattr(args, key) for key in PASSED if key in task.Settings.model_fields}
     given |= getattr(task, "SIZES", {}).get(args.size, {})
     command = ["-m", "selfpatch.eval.run", name, str(args.checkpoint), "--data", str(getattr(args, name))]

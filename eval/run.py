@@ -53,6 +53,7 @@ def evaluate(
     which: str | None = None,
     heads: int | None = None,
     unsafe_load: bool = False,
+    prefix: str | None = None,
     **settings: Any,
 ) -> Record | None:
     """Evaluate a checkpoint on a task, or find the result recorded.
@@ -63,7 +64,7 @@ def evaluate(
         records: the folder of records.
         out: working files; None: ``work_dirs/eval/<task>-<checkpoint>``.
         method: the name in tables, where the file's own is not what you want.
-        which, heads, unsafe_load: as for :func:`~selfpatch.eval.checkpoints.load.load_backbone`.
+        which, heads, unsafe_load, prefix: as for :func:`~selfpatch.eval.checkpoints.load.load_backbone`.
         settings: of the task, such as ``data="data/DAVIS", topk=7``.
 
     Returns:
@@ -77,7 +78,15 @@ def evaluate(
     places = {"records": Path(records), "out": Path(out) if out else None}
     given = check(module.Settings, settings, what="setting")
     return run(
-        module, given, Path(checkpoint), **places, method=method, which=which, heads=heads, unsafe_load=unsafe_load
+        module,
+        given,
+        Path(checkpoint),
+        **places,
+        method=method,
+        which=which,
+        heads=heads,
+        unsafe_load=unsafe_load,
+        prefix=prefix,
     )
 
 
@@ -92,6 +101,7 @@ def run(
     which: str | None = None,
     heads: int | None = None,
     unsafe_load: bool = False,
+    prefix: str | None = None,
     processes: Callable[[], None] | None = None,
 ) -> Record | None:
     """Do :func:`evaluate` with a task's module and checked settings.
@@ -103,7 +113,7 @@ def run(
     dataset = task.open(settings)
     for finding in dataset.findings:
         print(f"warning: {finding}", flush=True)
-    backbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe_load)
+    backbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe_load, prefix=prefix)
     print(backbone.report(method), flush=True)
     protocol = task.protocol(settings, backbone)
     find = partial(
@@ -211,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
     if isinstance(settings, RunSettings) and settings.launcher != "none" and _rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")
-    names = ("records", "out", "method", "which", "heads", "unsafe_load")
+    names = ("records", "out", "method", "which", "heads", "unsafe_load", "prefix")
     options = {name: getattr(args, name) for name in names}
     start = None
     if isinstance(settings, RunSettings) and settings.launcher == "none" and settings.gpus > 1 and not settings.dry_run:

@@ -274,11 +274,8 @@ def test_a_bad_checkpoint_costs_one_line(kind, checkpoint, capsys):
     elif kind == "a tensor lacking":
         del content["state_dict"]["teacher.backbone.blocks.1.norm2.bias"]
         torch.save(content, checkpoint)
-    elif kind == "a tensor too many":
-        content["state_dict"]["teacher.backbone.blocks.1.norm3.bias"] = torch.zeros(24)
-        torch.save(content, checkpoint)
     else:
-        content["meta"]["config"] = RunsCode(checkpoint.parent / "ran")
+        content["state_dict"]["teacher.backbone.blocks.1.norm3.bias"] = torch.zeros(24)
         torch.save(content, checkpoint)
     task = Task()
     with pytest.raises(UserError) as error:
@@ -288,6 +285,14 @@ def test_a_bad_checkpoint_costs_one_line(kind, checkpoint, capsys):
     if "tensor" in kind:
         assert "blocks.1.norm" in str(error.value)
     assert task.worked == 0
+
+
+def test_a_call_that_a_checkpoint_pickles_is_not_made(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content["meta"]["config"] = RunsCode(checkpoint.parent / "ran")
+    torch.save(content, checkpoint)
+    go(task := Task(), checkpoint)
+    assert task.worked == 1
     assert not (checkpoint.parent / "ran").exists()
 
 
