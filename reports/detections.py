@@ -105,29 +105,34 @@ def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray,
     counted = np.concatenate([right.T, ignored.T, np.ones((1, last), bool)])  # (2 T + 1, D)
     counts = np.stack([np.bincount(matches.image[:last][one], minlength=len(weights)) for one in counted])
     hits, skipped, (seen,) = np.split(counts @ weights, [len(right.T), 2 * len(right.T)])  # (T, R), (T, R), (R,)
-    # How many recall points so many hits reach, for each draw: (hits, R)
-    recall = np.arange(positives.max() + 1)[:, None] / np.maximum(positives, 1)
-    reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(float)
-    reached[0] = 0  # without a hit there is no precision, though recall 0 is reached
-    columns = np.arange(len(positives))
-    points, best, total = reached[hits.astype(int), columns], np.zeros_like(hits), np.zeros(len(positives))
-    is_hit, is_ignored = right.any(axis=1).tolist(), ignored.any(axis=1).tolist()
+    # How many recall points so many hits reach of so many positives; none without a hit, as there is no precision
+    some, which = np.unique(positives, return_inverse=True)
+    recall = np.arange(1, some[-1] + 1)[:, None] / np.maximum(some, 1)
+    reached = np.pad(np.searchsorted(RECALL_POINTS, recall, side="right").astype(float), ((1, 0), (0, 0)))
+    place = (hits * len(some) + which).astype(int)  # of the hits in ``reached``
+    envelope, total = np.zeros_like(hits), np.zeros(len(positives))
+    is_hit, is_ignored, skips = right.any(axis=1).tolist(), ignored.any(axis=1).tolist(), ignored.any()
     for rank in reversed(range(last)):
         drawn = weights[image[rank]]  # (R,)
         if is_hit[rank]:
-            own = np.flatnonzero(right[rank])
-            precision = hits[own] / (seen - skipped[own] + np.spacing(1))  # the same guard against 0/0 as COCOeval
-            best[own] = envelope = np.maximum(best[own], precision)
-            hits[own] = before = hits[own] - drawn
-            below = reached.take((before * len(columns) + columns).astype(int))
-            total += np.einsum(
-                "tr,tr->r", envelope, points[own] - below
-            )  # recall points that this hit is first to reach
-            points[own] = below
+            own = _as_slice(np.flatnonzero(right[rank]))
+            judged = seen - skipped[own] if skips else seen
+            precision = hits[own] / (judged + np.spacing(1))  # the same guard against 0/0 as COCOeval
+            risen = np.maximum(envelope[own], precision)
+            # The recall points that this hit reaches have at least this precision: they gain what the envelope rises by
+            total += np.einsum("tr,tr->r", reached.take(place[own]), risen - envelope[own])
+            envelope[own] = risen
+            hits[own] -= drawn
+            place[own] -= drawn.astype(int) * len(some)
         if is_ignored[rank]:
             skipped[ignored[rank]] -= drawn
         seen -= drawn
     return total / len(RECALL_POINTS) / len(hits)
+
+
+def _as_slice(places: np.ndarray) -> slice | np.ndarray:
+    """Ascending places as a slice where they are neighbours: what numpy takes by slices is not copied."""
+    return slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
 
 
 def _rank_within(groups: np.ndarray) -> np.ndarray:
