@@ -27,7 +27,7 @@ from selfpatch.eval.datasets.checks import (
 )
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import read_json
-from selfpatch.pretrain.folders import list_files
+from selfpatch.pretrain.folders import Listing, list_files
 from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
 from selfpatch.reports.record import Dataset
 
@@ -62,7 +62,7 @@ class LabelMaps:
 
     def pairs(self, split: str) -> list[tuple[Path, Path]]:
         """(image, label map) of every image of a split, in order."""
-        return pairs_of(self.root, split)
+        return pairs_in(*folders_of(self.root, split))
 
     @cached_property
     def identity(self) -> Dataset:
@@ -113,19 +113,20 @@ def class_names(root: str | Path) -> list[str] | None:
     return names
 
 
-def pairs_of(root: Path, split: str) -> list[tuple[Path, Path]]:
-    """(image, label map) of every image of a split that has one, in order."""
-    images, masks = _listings(root, split)
-    maps = masks.by_stem()
-    return [(image, maps[stem]) for stem, image in images.by_stem().items() if stem in maps]
+def folders_of(root: Path, split: str) -> tuple[Path, Path]:
+    """The folders of the images and of the label maps of a split."""
+    return root / "images" / split, root / "annotations" / split
 
 
-def _listings(root: Path, split: str) -> tuple:
-    images, masks = (root / kind / split for kind in ("images", "annotations"))
-    labels = list_files(masks, [".png"], deep=False)
-    if not labels.paths:  # of another format: told by the reader of label maps
-        labels = list_files(masks, deep=False)
-    return list_files(images, deep=False), labels
+def pairs_in(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """(image, label map) of every image that has one, in order."""
+    maps = _label_maps(masks).by_stem()
+    return [(image, maps[stem]) for stem, image in pictures(images).items() if stem in maps]
+
+
+def _label_maps(folder: Path) -> Listing:
+    found = list_files(folder, [".png"], deep=False)
+    return found if found.paths else list_files(folder, deep=False)  # others: told by the reader of label maps
 
 
 def check(root: str | Path, thorough: bool = False) -> list[Finding]:
@@ -144,18 +145,18 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
         findings = [okay(f"{classes} classes " + ("in classes.json" if names else "of ADE20K"))]
         looks = {}
         for split in SPLITS:
-            folders = [root / kind / split for kind in ("images", "annotations")]
+            folders = folders_of(root, split)
             if lost := [folder for folder in folders if not folder.is_dir()]:
                 findings.append(missing(lost[0], SOURCE))
                 continue
-            listings = _listings(root, split)
+            listings = list_files(folders[0], deep=False), _label_maps(folders[1])
             images, masks = (listing.by_stem() for listing in listings)
             findings += passed_by(*listings)
             if not images:
                 findings.append(Finding("error", f"{folders[0]} holds no image", SOURCE.advice()))
                 continue
             findings += [count(split, len(images), OFFICIAL_COUNTS[split]), *_alone(images, masks, *folders)]
-            looks[split] = _Look(pairs_of(root, split), split, classes, names)
+            looks[split] = _Look(pairs_in(*folders), split, classes, names)
             findings += looks[split].run(thorough)
     except UserError as error:
         return [Finding("error", str(error))]

@@ -10,25 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.transforms import BaseTransform
 from mmengine.evaluator import BaseMetric
 from mmengine.structures import PixelData
 from mmseg.datasets import BaseSegDataset
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.registry import DATASETS, MODELS, TRANSFORMS
+from mmseg.registry import DATASETS, MODELS
 from mmseg.utils import register_all_modules
 from PIL import Image
 from torch import Tensor, nn
 
-from selfpatch.eval.datasets.checks import pictures
-from selfpatch.pretrain.cli import UserError
+from selfpatch.eval.datasets.ade20k import pairs_in
+from selfpatch.eval.dense.loading import IGNORED
 from selfpatch.pretrain.files import atomic_path
 
 warnings.filterwarnings("ignore", "Default ``avg_non_ignore``")  # as published: ignored pixels count in the mean
 register_all_modules(init_default_scope=False)  # losses, heads and transforms that configs name
 
-IGNORED = 255  # pixels of label 0, which is nobody's
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of 0 … 255 RGB
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of a multi-scale test, as published with every recipe here
 
@@ -39,36 +37,12 @@ class LabelledImages(BaseSegDataset):
 
     def load_data_list(self) -> list[dict]:
         """A dictionary for each image, by name."""
-        images, masks = (pictures(Path(self.data_prefix[key])) for key in ("img_path", "seg_map_path"))
         common = {"label_map": None, "reduce_zero_label": self.reduce_zero_label}
+        folders = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         return [
-            {"img_path": str(image), "seg_map_path": str(masks[stem]), **common, "seg_fields": []}
-            for stem, image in images.items()
+            {"img_path": str(image), "seg_map_path": str(mask), **common, "seg_fields": []}
+            for image, mask in pairs_in(*folders)
         ]
-
-
-@TRANSFORMS.register_module()
-class CheckLabels(BaseTransform):
-    """Stops at a label map that does not belong: the data doctor opens only a sample of a large set.
-
-    Args:
-        classes: how many there are.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def transform(self, results: dict) -> dict:
-        """``results`` as they are; UserError names the file whose labels or size are wrong."""
-        labels = results["gt_seg_map"]
-        wrong = labels[(labels >= self.classes) & (labels != IGNORED)]
-        if wrong.size:
-            raise UserError(
-                f"{results['seg_map_path']} has label {int(wrong.max()) + 1} but there are {self.classes} classes"
-            )
-        if labels.shape != tuple(results["ori_shape"][:2]):
-            raise UserError(f"{results['seg_map_path']} has another size than {results['img_path']}")
-        return results
 
 
 def data_config(root: Path, split: str, classes: Sequence[str], pipeline: list[dict]) -> dict[str, Any]:
@@ -92,9 +66,8 @@ def train_pipeline(crop: int, classes: int, augment: dict[str, Any]) -> list[dic
         augment: ``ratios`` of the resize, ``cat_max_ratio``, ``flip`` and ``photometric`` of the config.
     """
     return [
-        {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations"},
-        {"type": "CheckLabels", "classes": classes},
+        {"type": "ReadPicture"},
+        {"type": "ReadLabels", "classes": classes},
         {"type": "RandomResize", "scale": (4 * crop, crop), "ratio_range": augment["ratios"], "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": augment["cat_max_ratio"]},
         {"type": "RandomFlip", "prob": augment["flip"]},
@@ -105,18 +78,17 @@ def train_pipeline(crop: int, classes: int, augment: dict[str, Any]) -> list[dic
 
 def test_pipeline(crop: int, classes: int, multi_scale: bool) -> list[dict]:
     """A short side of ``crop`` (the long one at most four times that); ``multi_scale``: :data:`RATIOS` x flip."""
-    labels = [{"type": "LoadAnnotations"}, {"type": "CheckLabels", "classes": classes}]  # in their own size
-    load = {"type": "LoadImageFromFile"}
+    load, labels = {"type": "ReadPicture"}, {"type": "ReadLabels", "classes": classes}  # these in their own size
 
     def resize(ratio: float) -> dict:
         return {"type": "Resize", "scale": (int(4 * crop * ratio), int(crop * ratio)), "keep_ratio": True}
 
     if not multi_scale:
-        return [load, resize(1), *labels, {"type": "PackSegInputs"}]
+        return [load, resize(1), labels, {"type": "PackSegInputs"}]
     views = [
         [resize(ratio) for ratio in RATIOS],
         [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}],
-        *[[step] for step in labels],
+        [labels],
         [{"type": "PackSegInputs"}],
     ]
     return [load, {"type": "TestTimeAug", "transforms": views}]
