@@ -1,7 +1,7 @@
-"""Average precision of boxes and masks as COCO defines it: faster-coco-eval scores, pycocotools checks.
+"""Average precision of boxes and masks as COCO defines it: faster-coco-eval scores, and another scorer checks it.
 
-The check is always made where it costs little (all areas together) and yields what a record keeps: which detection
-matched at which threshold. ``exhaustive`` adds small, medium and large objects.
+AP is always rebuilt from what a record keeps, which detection matched at which threshold, and must be the scorer's.
+``exhaustive`` checks every figure with pycocotools, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from selfpatch.eval.datasets.coco_annotations import as_rle
+from selfpatch.eval.dense.coco_matches import match
 from selfpatch.pretrain.cli import UserError
+from selfpatch.reports.metrics import DETECTION
 
 KINDS = {"bbox": "bbox", "mask": "segm"}  # our name: the scorers'
 AREAS = ("", "s", "m", "l")  # all, small, medium, large
@@ -87,14 +90,15 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
         exhaustive: check every figure with pycocotools, small, medium and large objects too.
 
     Raises:
-        UserError: the two scorers disagree.
+        UserError: two scorers disagree.
     """
     # 0 means "unmatched" to the scorers, and files exist that count annotations from 0
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     annotations = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], 1)]
     for annotation in annotations:
         if "area" not in annotation:
-            annotation["area"] = _area(annotation["segmentation"], *sizes[annotation["image_id"]])
+            mask = as_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
+            annotation["area"] = float(rle.area(mask))
     truth = {**truth, "annotations": annotations}
     scores = Scores()
     scores.units = {
@@ -108,51 +112,53 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
     elif not detections:
         scores.notes.append("no detection at all: every AP is 0; the training has not come to anything")
     for kind in KINDS:
+        scores.units |= match(truth, detections, kind)
         found = _as_results(detections, kind)
-        metrics = _summary(_run(faster.COCO, faster.COCOeval_faster, truth, found, kind, exhaustive=True), truth, kind)
-        checker = _run(COCO, COCOeval, truth, found, kind, exhaustive)
-        _raise_unless_equal(metrics, _summary(checker, truth, kind))
+        metrics = _summary(_run(faster.COCO, faster.COCOeval_faster, truth, found, kind), truth, kind)
+        rebuilt = {name: DETECTION.metric(name) for name in DETECTION.metrics if name.startswith(kind)}
+        weights = np.ones((1, len(scores.units["images"])))
+        checks = {name: float(metric(scores.units, weights)[0]) for name, metric in rebuilt.items()}
+        _raise_unless_equal(metrics, checks, "the matches that are kept")
+        if exhaustive:
+            checks = _summary(_run(COCO, COCOeval, truth, found, kind), truth, kind)
+            _raise_unless_equal(metrics, checks, "pycocotools")
         scores.metrics |= metrics
-        scores.units |= _matches(checker, kind)
     return scores
-
-
-def _area(mask: list | dict[str, Any], height: int, width: int) -> float:
-    """The pixels of an annotation's polygons or RLE."""
-    if isinstance(mask, list) or isinstance(mask["counts"], list):
-        mask = rle.frPyObjects(mask, height, width)
-    return float(rle.area(rle.merge(mask) if isinstance(mask, list) else mask))
 
 
 def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Annotations of a result file for one kind; a mask's size is that of the mask, not of its box."""
-    found = []
-    for i, detection in enumerate(detections, 1):
-        result = {key: detection[key] for key in ("image_id", "category_id", "score")} | {"id": i, "iscrowd": 0}
-        if kind == "bbox":
-            x, y, w, h = detection["bbox"]
-            result |= {"bbox": [x, y, w, h], "area": w * h, "segmentation": [[x, y, x, y + h, x + w, y + h, x + w, y]]}
-        else:
-            mask = detection["segmentation"]
-            result |= {"segmentation": mask, "area": float(rle.area(mask)), "bbox": rle.toBbox(mask).tolist()}
-        found.append(result)
-    return found
+    key = "bbox" if kind == "bbox" else "segmentation"
+    if kind == "bbox":
+        areas = [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
+    else:
+        areas = rle.area([detection["segmentation"] for detection in detections]).tolist() if detections else []
+    return [
+        {
+            "id": i,
+            "image_id": detection["image_id"],
+            "category_id": detection["category_id"],
+            "score": detection["score"],
+            "iscrowd": 0,
+            "area": area,
+            key: detection[key],
+        }
+        for i, (detection, area) in enumerate(zip(detections, areas), 1)
+    ]
 
 
-def _run(index: type, scorer: type, truth: dict[str, Any], found: list[dict], kind: str, exhaustive: bool) -> Any:
+def _run(index: type, scorer: type, truth: dict[str, Any], found: list[dict], kind: str) -> Any:
     """A scorer after ``evaluate`` and ``accumulate``; quiet."""
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
-        for annotations in (truth["annotations"], found):
+        for annotations in ([dict(a) for a in truth["annotations"]], found):
             side = index()  # `loadRes` fails on an empty list
-            side.dataset = {**truth, "annotations": [dict(a) for a in annotations]}
+            side.dataset = {**truth, "annotations": annotations}
             side.createIndex()
             sides.append(side)
         run = scorer(*sides, KINDS[kind])
         run.params.imgIds = sorted(image["id"] for image in truth["images"])
         run.params.catIds = [category["id"] for category in truth["categories"]]
-        if not exhaustive:
-            run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
         run.evaluate()
         run.accumulate()
     return run
@@ -172,31 +178,10 @@ def _summary(run: Any, truth: dict[str, Any], kind: str) -> dict[str, float]:
     return {name: 100 * float(part[part > -1].mean()) for name, part in parts.items() if (part > -1).any()}
 
 
-def _raise_unless_equal(metrics: dict[str, float], checked: dict[str, float]) -> None:
+def _raise_unless_equal(metrics: dict[str, float], checked: dict[str, float], checker: str) -> None:
     for name, value in checked.items():
-        if name not in metrics or not abs(metrics[name] - value) <= TOLERANCE:
+        if np.isfinite(value) and not abs(metrics.get(name, np.inf) - value) <= TOLERANCE:
             raise UserError(
-                f"the two scorers disagree: {name} is {metrics.get(name)} by faster-coco-eval and {value} by "
-                "pycocotools; reinstall both, and report it if it stays so"
+                f"the two scorers disagree: {name} is {metrics.get(name)} by faster-coco-eval, {value} by {checker}; "
+                "reinstall faster-coco-eval and pycocotools, and report it if it stays so"
             )
-
-
-def _matches(run: COCOeval, kind: str) -> dict[str, np.ndarray]:
-    """What pycocotools matched, over all areas: one row a detection (layout: ``selfpatch.reports.detections``)."""
-    images = len(run.params.imgIds)
-    areas = len(run.params.areaRng)
-    kept = [run.evalImgs[k * areas * images + i] for k in range(len(run.params.catIds)) for i in range(images)]
-    kept = [e for e in kept if e is not None and len(e["dtIds"])]
-    counts = [len(e["dtIds"]) for e in kept]
-
-    def stacked(values: list, empty: tuple[int, ...], dtype: type) -> np.ndarray:
-        return np.concatenate(values).astype(dtype) if values else np.empty(empty, dtype=dtype)
-
-    thresholds = len(run.params.iouThrs)
-    return {
-        f"{kind}/image": np.repeat(np.array([e["image_id"] for e in kept], dtype=np.int64), counts),
-        f"{kind}/category": np.repeat(np.array([e["category_id"] for e in kept], dtype=np.int64), counts),
-        f"{kind}/score": stacked([np.asarray(e["dtScores"]) for e in kept], (0,), np.float64),
-        f"{kind}/matched": stacked([e["dtMatches"].T > 0 for e in kept], (0, thresholds), bool),
-        f"{kind}/ignored": stacked([e["dtIgnore"].T > 0 for e in kept], (0, thresholds), bool),
-    }
