@@ -102,6 +102,10 @@ def assign(iou: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)
     matched, ignored = np.zeros((2, len(iou), len(THRESHOLDS)), bool)
     plain = int((~crowd).sum())
+    if plain == len(crowd) == 1:  # the first that reaches it has it
+        reached = iou >= thresholds  # (D, 10)
+        matched[reached.argmax(0), np.arange(len(thresholds))] = reached.any(0)
+        return matched, ignored
     free = np.ones((len(THRESHOLDS), plain), bool)
     for place in np.flatnonzero(iou.max(1) >= thresholds[0]).tolist():
         row = iou[place]

@@ -132,7 +132,7 @@ def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[st
     if kind == "bbox":
         areas = [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
     else:
-        areas = rle.area([detection["segmentation"] for detection in detections]).tolist() if detections else []
+        areas = [float(rle.area(detection["segmentation"])) for detection in detections]
     return [
         {
             "id": i,
