@@ -9,6 +9,7 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from selfpatch.pretrain.files import atomic_path, sweep, temporary_name
 
 # What published checkpoints hold beside tensors. Building any of these runs no code of the file's choosing.
 _numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
+LARGE = 1 << 28  # bytes that a tensor may claim without storing them
 HARMLESS = [
     argparse.Namespace,
     (OrderedDict, "yacs.config.CfgNode"),  # MoBY's and Swin's settings, as a dictionary without its code
@@ -74,7 +76,7 @@ def load_file(path: str | Path, unsafe: bool | None = None) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error), unsafe is not None)) from None
     except ImportError as error:  # only where the user said that the file may import
@@ -84,6 +86,23 @@ def load_file(path: str | Path, unsafe: bool | None = None) -> Any:
         raise UserError(
             f"{path} is not a whole checkpoint ({first_line[:120]}): it is cut short or of another format"
         ) from None
+    _raise_if_larger_than_stored(path, content)
+    return content
+
+
+def _raise_if_larger_than_stored(path: Path, content: Any) -> None:
+    """A tensor may claim terabytes of which a single number is stored: any copy of it would take the memory."""
+    inside = [content]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, Mapping):
+            inside += value.values()
+        elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            claimed, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+            if claimed > max(LARGE, 8 * stored):
+                raise UserError(
+                    f"{path} has a tensor of {claimed:,} bytes, of which {stored:,} are stored: do not use it"
+                )
 
 
 def _refusal(path: Path, reason: str, option: bool) -> str:

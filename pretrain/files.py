@@ -14,6 +14,8 @@ from typing import Any
 
 from selfpatch.pretrain.cli import UserError
 
+LONGEST_NAME = 255  # bytes that a file system takes
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -79,10 +81,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a list, such as ``val.txt``, without blanks around them, empty ones and a byte order mark.
+    """The names in a list such as ``val.txt``, one a line, without blanks around them and a byte order mark.
 
     Raises:
-        UserError: it cannot be read, is no UTF-8 text, is empty, or holds a line twice.
+        UserError: it cannot be read, is no UTF-8 text, is empty, or holds a line twice, or one that names no file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -91,6 +93,9 @@ def read_lines(path: str | Path) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty: it lists one name a line")
+    for line in lines:
+        if len(os.fsencode(line)) > LONGEST_NAME or not line.isprintable() or set("/\\") & set(line) or line[0] == ".":
+            raise UserError(f"{path} is no list of names: one is {line[:40]!r}")
     if len(lines) > len(set(lines)):
         twice = next(line for line in lines if lines.count(line) > 1)
         raise UserError(f"{path} names {twice} twice: remove one of the lines")

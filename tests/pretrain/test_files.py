@@ -21,7 +21,15 @@ def test_a_list_is_its_lines_whatever_program_wrote_it(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "is empty"), (b"\xef\xbb\xbf \n", "is empty"), (b"a\na\n", "names a twice"), (b"\xff\xfe\xff", "no list")],
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf \n", "is empty"),
+        (b"a\na\n", "names a twice"),
+        (b"\xff\xfe\xff", "no list"),
+        (b"../x\n", "no list of names"),
+        (b"a" * 300, "no list of names"),
+        (b"a\0b", "no list of names"),
+    ],
 )
 def test_what_is_no_list_is_one_line(tmp_path, content, said):
     (tmp_path / "val.txt").write_bytes(content)
