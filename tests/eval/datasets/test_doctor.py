@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from selfpatch.eval.datasets import coco as coco_set
+from selfpatch.eval.datasets import davis as davis_set
+from selfpatch.eval.datasets import imagenet as imagenet_set
 from selfpatch.eval.datasets.ade20k import check as check_ade20k
 from selfpatch.eval.datasets.checks import Finding, require, sample
 from selfpatch.eval.datasets.coco import check as check_coco
@@ -214,6 +216,125 @@ def test_coco_may_leave_out_area_and_iscrowd_and_warns_of_flat_boxes(coco):
     assert any("1 boxes without an area (first: annotation 2)" in str(f) and f.level == "warn" for f in found)
 
 
+def every_annotation(change):
+    """Change each annotation of val, and its image's size is known to the change."""
+
+    def spoil(root):
+        edit(root / VAL, lambda c: [a.update(change(a, *SIZE)) for a in c["annotations"]])
+
+    return spoil
+
+
+NONSENSE_OF_COCO = {
+    "corners": (every_annotation(lambda a, w, h: {"bbox": [1, 1, 6, 6]}), None),  # too near the origin to tell
+    "corners in the middle": (
+        every_annotation(
+            lambda a, w, h: {"bbox": [20, 20, 26, 26], "segmentation": [[20, 20, 26, 20, 26, 26, 20, 26]]}
+        ),
+        "2 of 2 boxes are two corners (first: annotation 1)",
+    ),
+    "shares": (every_annotation(lambda a, w, h: {"bbox": [v / w for v in a["bbox"]]}), "boxes are shares of the image"),
+    "outside": (every_annotation(lambda a, w, h: {"bbox": [w + 3, 1, 5, 5]}), "boxes lie outside their image"),
+    "half outside": (every_annotation(lambda a, w, h: {"bbox": [-9, 1, 18, 5]}), "--loose-boxes"),
+    "around something else": (every_annotation(lambda a, w, h: {"bbox": [20, 20, 5, 5]}), "not around their masks"),
+    "huge image id": (
+        lambda r: edit(
+            r / VAL, lambda c: [c["images"][0].update(id=1 << 70), c["annotations"][0].update(image_id=1 << 70)]
+        ),
+        "no whole number of 64 bits",
+    ),
+    "half a pixel": (lambda r: edit(r / VAL, lambda c: c["images"][0].update(width=48.5)), "in whole pixels"),
+    "absurd size": (lambda r: edit(r / VAL, lambda c: c["images"][0].update(width=10**9)), "which no picture may have"),
+    "polygon far away": (
+        every_annotation(lambda a, w, h: {"segmentation": [[1, 1, 1e9, 1, 1, 9]]}),
+        "far outside its image",
+    ),
+    "runs that lie": (
+        every_annotation(lambda a, w, h: {"segmentation": {"size": [h, w], "counts": "04o5"}}),
+        "do not add up",
+    ),
+    "not a number": (
+        lambda r: (r / VAL).write_text((r / VAL).read_text().replace('"area": 25', '"area": NaN')),
+        "area",
+    ),
+    "flat boxes alone": (every_annotation(lambda a, w, h: {"bbox": [1, 1, 0, 5]}), "nothing can be learned or found"),
+}
+
+
+@pytest.mark.parametrize("fault", NONSENSE_OF_COCO)
+def test_what_a_detector_would_train_on_without_a_word_is_refused(coco, fault):
+    spoil, said = NONSENSE_OF_COCO[fault]
+    spoil(coco)
+    found = errors(check_coco(coco))
+    assert said in found if said else not found, found
+
+
+def test_loose_boxes_may_be_meant(coco):
+    every_annotation(lambda a, w, h: {"bbox": [20, 20, 5, 5]})(coco)
+    with pytest.raises(UserError, match="--loose-boxes"):
+        coco_set.open_instances(coco)
+    assert any(
+        "not around their masks" in line for line in coco_set.open_instances(coco, allowed=["loose_boxes"]).findings
+    )
+
+
+def test_numbers_with_a_point_and_areas_of_zero_are_mended_and_told(coco):
+    plain = coco_set.open_instances(coco).truth
+    edit(coco / VAL, lambda c: [image.update(width=48.0, height=36.0) for image in c["images"]])
+    edit(coco / VAL, lambda c: [a.update(area=0, id=float(a["id"])) for a in c["annotations"]])
+    opened = coco_set.open_instances(coco)
+    assert any("6 whole numbers" in line for line in opened.findings)
+    assert any("2 areas are 0 or less" in line for line in opened.findings)
+    assert opened.truth == plain | {"annotations": [a | {"area": 25.0} for a in plain["annotations"]]}
+    assert all(type(image["width"]) is int for image in opened.truth["images"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "1 instances are there twice"),
+        (lambda c: c["images"].append({**c["images"][0], "id": 9}), "1 files are two images each"),
+        (lambda c: [image.update(height=20) for image in c["images"]], "below 32 pixels"),
+        (lambda c: [a.update(area=0.01) for a in c["annotations"]], "areas are no pixels of their masks"),
+        (lambda c: c["categories"].append({"id": 8, "name": "dog"}), "no instance of dog"),
+    ],
+)
+def test_what_may_be_meant_in_a_coco_file_is_told(coco, change, said):
+    edit(coco / VAL, change)
+    assert any(said in str(f) and f.level == "warn" for f in check_coco(coco))
+
+
+def test_photographs_that_are_trained_and_tested_on_are_told(coco):
+    shutil.rmtree(coco / "val2017")
+    (coco / "train2017").rename(coco / "images")
+    assert any("2 photographs are in the training" in str(f) and f.level == "warn" for f in check_coco(coco))
+
+
+def turned(path: Path, size: tuple[int, int] = SIZE) -> None:
+    """A photograph whose EXIF turns it by a quarter."""
+    photograph(path, size)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.save(path, exif=exif.tobytes())
+
+
+def test_orientations_are_counted_and_size_says_which_way_up(coco, ade, davis):
+    for root, folder, check in (
+        (coco, "val2017", check_coco),
+        (ade, "images/training", check_ade20k),
+        (davis, "JPEGImages/480p/boat", check_davis),
+    ):
+        for path in (root / folder).iterdir():
+            turned(path)  # labels belong to the stored pixels
+        found = check(root)
+        assert not errors(found)
+        assert any("have an EXIF orientation" in str(f) and f.level == "warn" for f in found)
+        for path in (root / folder).iterdir():
+            turned(path, SIZE[::-1])  # labels belong to the picture as it is shown
+        assert not errors(check(root))
+
+
 @pytest.mark.parametrize("fault", ["photographs of another set", "other categories", "captions"])
 def test_a_coco_file_too_large_to_parse_is_still_looked_at(coco, fault, monkeypatch):
     monkeypatch.setattr(coco_set, "HUGE", 0)
@@ -244,6 +365,44 @@ def test_coco_photographs_may_lie_elsewhere(coco, tmp_path):
     assert not errors(check_coco(coco, tmp_path / "frames"))
 
 
+def test_labels_that_seem_to_count_from_0_are_refused_unless_told_otherwise(ade):
+    for path in (ade / "annotations").rglob("*.png"):
+        save(path, labels(0, 1, 2, 255))
+    with pytest.raises(UserError, match=r"nowhere label 3 .*--ignore-zero"):
+        require(check_ade20k(ade))
+    assert "nowhere label 3" in require(check_ade20k(ade), ["ignore_zero"])[-1]
+    save(ade / "annotations/validation/validation0.png", labels(3))
+    assert not errors(check_ade20k(ade))
+
+
+def test_masks_without_labels_and_lossy_masks_are_refused(ade):
+    for path in list((ade / "annotations/training").iterdir()):
+        save(path, labels(0, 255))
+    assert "annotations/training: no pixel has a label" in errors(check_ade20k(ade))
+    for path in list((ade / "annotations/training").iterdir()):
+        save(path.with_suffix(".jpg"), labels(1, 2))
+        path.unlink()
+    assert "is a JPEG file, whose compression makes labels" in errors(check_ade20k(ade))
+    (ade / "annotations/training/training0.jpg").rename(ade / "annotations/training/training0.png")
+    assert "has no mask" in errors(check_ade20k(ade))
+
+
+def test_one_name_twice_is_refused(ade, davis):
+    photograph(ade / "images/training/training0.png")
+    assert "training0.jpg" in errors(check_ade20k(ade))
+    photograph(davis / "JPEGImages/480p/boat/00000.png")
+    assert "00000.jpg and 00000.png" in errors(check_davis(davis))
+
+
+def test_hidden_files_are_passed_by_everywhere_and_told(ade, coco, davis, tmp_path):
+    for root, check in ((ade, check_ade20k), (davis, check_davis)):
+        for path in [path for path in root.rglob("*") if path.is_file()]:
+            path.with_name(f"._{path.name}").write_bytes(b"of macOS")
+        found = check(root)
+        assert not errors(found)
+        assert any("hidden files or folders are passed by" in str(f) for f in found)
+
+
 MASK = "Annotations/480p/boat/00000.png"
 FAULTS_OF_DAVIS = {
     "mask missing": (lambda r: (r / "Annotations/480p/boat/00001.png").unlink(), ["00001"]),
@@ -271,6 +430,116 @@ def test_davis_refuses_skipped_objects_unless_told_otherwise(davis):
     with pytest.raises(UserError, match="--absent-objects"):
         require(found)
     assert "skips object 2" in require(found, ["absent_objects"])[0]
+
+
+def test_an_object_that_enters_late_is_told(davis):
+    save(davis / "Annotations/480p/boat/00001.png", labels(0, 1, 2, 7), "P")
+    assert any("has object 7 in 00001.png, but not in its first mask" in line for line in require(check_davis(davis)))
+
+
+def test_frames_are_in_the_order_of_their_numbers(davis):
+    for folder in ("JPEGImages", "Annotations"):
+        for path in (davis / folder / "480p/boat").iterdir():
+            path.rename(path.with_stem({"00000": "9", "00001": "10", "00002": "100"}[path.stem]))
+    video = davis_set.open_videos(davis).videos[0]
+    assert [path.stem for path in video.frames] == [path.stem for path in video.masks] == ["9", "10", "100"]
+
+
+def test_a_list_may_come_from_any_editor(davis):
+    before = davis_set.open_videos(davis).identity
+    (davis / "ImageSets/2017/val.txt").write_bytes(b"\xef\xbb\xbfboat\r\n\r\n")
+    assert davis_set.open_videos(davis).identity == before
+
+
+@pytest.mark.parametrize("name", ["../boat", "/boat", ".boat"])
+def test_a_list_cannot_name_what_lies_elsewhere(davis, name):
+    (davis / "ImageSets/2017/val.txt").write_text(f"{name}\n")
+    assert "is no list of names" in errors(check_davis(davis))
+
+
+def official_davis(root: Path, size: tuple[int, int], noise: int = 12) -> None:
+    """All names, frames and objects of DAVIS 2017 val; each frame of a sequence is one file."""
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text("\n".join(davis_set.OFFICIAL_VAL))
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1] // noise + 1, size[0] // noise + 1, 3), dtype=np.uint8)
+    save(root / "frame.jpg", pixels.repeat(noise, 0).repeat(noise, 1)[: size[1], : size[0]])
+    for name, (frames, objects) in davis_set.OFFICIAL_VAL.items():
+        save(root / f"{name}.png", labels(*range(objects + 1), size=size))
+        for t in range(frames):
+            for kind, source in (("JPEGImages", "frame.jpg"), ("Annotations", f"{name}.png")):
+                target = root / kind / "480p" / name / f"{t:05d}{source[-4:]}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(root / source)
+
+
+@pytest.mark.parametrize(
+    ("size", "noise", "reason"),
+    [
+        ((854, 480), 12, None),
+        ((32, 24), 4, "is 32x24, not 480p"),
+        ((854, 480), 1, "bytes each, as no photograph"),
+    ],
+)
+def test_davis_is_what_has_its_frames_objects_and_sizes(tmp_path, size, noise, reason):
+    official_davis(tmp_path, size, noise)
+    videos, _ = davis_set.read_tree(tmp_path)
+    assert davis_set.is_official(videos) == (reason is None)
+    assert reason is None or reason in davis_set._unofficial(videos)
+    (tmp_path / "JPEGImages/480p/soapbox/00098.jpg").unlink()
+    (tmp_path / "Annotations/480p/soapbox/00098.png").unlink()
+    assert not davis_set.is_official(davis_set.read_tree(tmp_path)[0])
+
+
+def test_the_official_lists_are_consistent():
+    frames, objects = zip(*davis_set.OFFICIAL_VAL.values())
+    assert (len(frames), sum(frames), sum(objects)) == (30, davis_set.OFFICIAL_FRAMES, 61)
+
+
+def test_real_sequences_have_the_frames_of_the_official_list(data_root):
+    for folder in (data_root / "davis-mini/JPEGImages/480p").iterdir():
+        assert len(list(folder.iterdir())) == davis_set.OFFICIAL_VAL[folder.name][0]
+
+
+def test_the_classes_of_imagenet_are_known_by_their_names(data_root, tmp_path):
+    for folder in (data_root / "imagenet-mini").iterdir():
+        (tmp_path / "train" / folder.name).mkdir(parents=True)
+    first = sorted((tmp_path / "train").iterdir())[0]
+    photograph(first / "a.jpg")
+    assert not any("are not ImageNet's" in str(f) for f in check_imagenet(tmp_path, thorough=True))
+    first.rename(first.with_name("n00000000"))
+    assert any("are not ImageNet's" in str(f) for f in check_imagenet(tmp_path, thorough=True))
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (["train/a", "val/a"], ("train", "val")),
+        (["train/a", "test/a"], ("train", "test")),
+        (["Training/a", "Validation/a", "meta"], ("Training", "Validation")),
+        (["train/a", "val/a", "test/a"], ("train", "val")),
+        (["train", "test"], ("train", "test")),
+        (["bus", "train"], None),
+        (["a", "b"], None),
+    ],
+)
+def test_splits_are_known_by_any_usual_name(tmp_path, folders, found):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    splits = imagenet_set.find_splits(tmp_path)
+    assert (splits and tuple(path.name for path in splits)) == found
+
+
+def test_a_split_without_its_other_half_is_asked_for(tmp_path):
+    for folder in ("train/a", "held out/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match="none of val/, "):
+        imagenet_set.find_splits(tmp_path)
+
+
+def test_unread_endings_are_counted(tmp_path):
+    photograph(tmp_path / "a/1.JPG")
+    save(tmp_path / "b/1.tif", labels(1))
+    assert any("1 files are passed by (1 .tif)" in str(f) for f in check_imagenet(tmp_path))
 
 
 def test_imagenet_warns_of_what_is_not_imagenet(tmp_path):
