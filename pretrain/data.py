@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from selfpatch.pretrain.augment import MultiCrop
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import PICTURES, list_files
-from selfpatch.pretrain.images import read_header
+from selfpatch.pretrain.images import Header, odd_ones, read_header
 from selfpatch.pretrain.shards import SHARD, Shards
 
 UNREADABLE_SHARE = 0.001  # of the images may be unreadable, and at least one
@@ -101,19 +101,21 @@ class CropDataset(Dataset):
 
     def __init__(self, root: str | Path, views: dict[str, dict], seed: int) -> None:
         self.images, self.multi_crop, self.seed = open_images(root), MultiCrop(views), seed
-        self.check_headers()
+        odd = [f"{root}: {counted}: {how}" for counted, how in odd_ones(self.check_headers())]
+        self.findings = [*self.images.findings, *odd]  # what was passed by, and what is odd, in a line each
 
-    @property
-    def findings(self) -> list[str]:
-        """What was passed by, in a line each."""
-        return self.images.findings
-
-    def check_headers(self) -> None:
-        """Read the headers of up to :data:`LOOKED_AT_FIRST` images, evenly spread: a bad folder fails at once."""
+    def check_headers(self) -> list[Header]:
+        """The headers of up to :data:`LOOKED_AT_FIRST` images, evenly spread: a bad folder fails at once."""
         some = range(0, len(self), -(-len(self) // LOOKED_AT_FIRST))
-        bad = [self.path(number) for number in some if not has_image_header(self.images[number])]
-        if len(bad) == len(some) or len(bad) > allowed_unreadable(len(self)):
+        headers, bad = [], []
+        for number in some:
+            try:
+                headers.append(read_header(self.images[number]))
+            except UserError:
+                bad.append(self.path(number))
+        if not headers or len(bad) > allowed_unreadable(len(self)):
             raise UserError(f"{len(bad)} of {len(some)} images cannot be read: {list_of(bad)}; remove or replace them")
+        return headers
 
     def path(self, number: int) -> str:
         """What a user is told of an image."""
@@ -149,13 +151,7 @@ class CropDataset(Dataset):
         return np.random.default_rng([self.seed, epoch, index])
 
 
-def has_image_header(source: Path | bytes) -> bool:
-    """Whether a file or its bytes start like an image of a known format."""
-    try:
-        read_header(source)
-        return True
-    except UserError:
-        return False
+ImageFolder = CropDataset  # its former name, which older scripts know
 
 
 def collate_crops(samples: list[dict]) -> dict[str, list]:

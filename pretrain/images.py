@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,11 @@ warnings.filterwarnings("ignore", module="PIL")  # of what is odd in a file; it 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the ending says; none of them runs a program
 MOST_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of RGB
 ORIENTATION = ExifTags.Base.Orientation
-UPRIGHT = {  # of the orientations that swap the sides: what turns a picture upright
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # what turns pixels upright that swap their sides
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
 }
 REDUCED = {  # by how much: OpenCV's name
     1: cv2.IMREAD_COLOR,
@@ -63,16 +64,27 @@ class Header:
     odd: tuple[str, ...]
 
 
-def read_header(path: str | Path, decode: bool = False) -> Header:
+def odd_ones(headers: Iterable[Header]) -> list[tuple[str, str]]:
+    """For each way in which some of the pictures are odd: how many of them are, and how they are read."""
+    headers = list(headers)
+    counts = Counter(kind for header in headers for kind in header.odd)
+    return [
+        (f"{counts[kind]} of {len(headers)} pictures looked at have {words}", how)
+        for kind, (words, how) in ODD.items()
+        if counts[kind]
+    ]
+
+
+def read_header(source: str | Path | bytes, decode: bool = False, name: str | None = None) -> Header:
     """The header of a picture; with ``decode`` only if the file can be read to its end.
 
     Raises:
         UserError: it is no picture that can be read.
     """
-    with _opened(path) as image:
+    with _opened(source, name) as image:
         header = Header((image.height, image.width), _odd(image))
         if decode:
-            _rgb(image)
+            _pixels(image)
     return header
 
 
@@ -98,19 +110,9 @@ def read_picture(
     with _opened(source, name) as image:
         if callable(reduction):
             reduction = reduction(image.height, image.width)
-        if size is None and (picture := _plain_jpeg(image, reduction)) is not None:
-            return picture
-        turn = None
-        if size is not None and size != (image.height, image.width) and _upright_size(image) == size:
-            turn = UPRIGHT[_orientation(image)]
-        if reduction > 1:
-            image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
-        picture = _rgb(image)
-        if turn is not None:
-            picture = picture.transpose(turn)
-        if reduction > 1 and image.format not in ("JPEG", "MPO"):
-            picture = picture.reduce(reduction)
-        return np.array(picture)  # an array of its own, which may be written to
+        turned = size is not None and size != (image.height, image.width) and _upright_size(image) == size
+        turn = UPRIGHT[_orientation(image)] if turned else np.asarray
+        return np.ascontiguousarray(turn(_pixels(image, reduction)))
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
@@ -183,6 +185,19 @@ def _name(source: str | Path | bytes) -> str:
 def _reason(error: Exception, name: str) -> str:
     words = " ".join(str(error).replace(repr(name), "").replace(name, "").split()).strip(" '\"")
     return words[:200] or type(error).__name__
+
+
+def _pixels(image: Image.Image, reduction: int = 1) -> np.ndarray:
+    """The stored pixels of an opened image, decoded to its end: RGB (H, W, 3), uint8, an array of its own."""
+    plain = _plain_jpeg(image, reduction)
+    if plain is not None:
+        return plain
+    if reduction > 1:
+        image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
+    picture = _rgb(image)
+    if reduction > 1 and image.format not in ("JPEG", "MPO"):
+        picture = picture.reduce(reduction)
+    return np.array(picture)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

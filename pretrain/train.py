@@ -160,6 +160,9 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
     """
     start_distributed(launcher)
     dataset, run = check_run(config, work_dir, resume, get_world_size())
+    if is_main_process():
+        for finding in dataset.findings:
+            print(f"warning: {finding}", flush=True)
     newest = work_dir / "checkpoint.pth"
     loader = build_loader(config, dataset)
     method = build_method(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from selfpatch.eval.datasets.archives import Source
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import Listing, list_files
-from selfpatch.pretrain.images import ODD, Header, read_header
+from selfpatch.pretrain.images import Header, odd_ones, read_header
 
 NO_BENCHMARK = "figures on it are not the published benchmark's"
 SAMPLE = 256  # how many files of a large set are opened: about a second
@@ -106,13 +105,7 @@ def headers_of(paths: Sequence[Path], decode: bool = True) -> tuple[dict[Path, H
 
 def oddities(headers: Iterable[Header], where: str) -> list[Finding]:
     """A warning for each kind of odd picture: how many there are, and how they are read."""
-    headers = list(headers)
-    counts = Counter(kind for header in headers for kind in header.odd)
-    return [
-        Finding("warn", f"{where}: {counts[kind]} of {len(headers)} pictures looked at have {words}", how)
-        for kind, (words, how) in ODD.items()
-        if counts[kind]
-    ]
+    return [Finding("warn", f"{where}: {counted}", how) for counted, how in odd_ones(headers)]
 
 
 def count(split: str, found: int, official: int) -> Finding:
