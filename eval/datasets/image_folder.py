@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfpatch.eval.datasets.checks import headers_of, require, sample
+from selfpatch.eval.datasets import imagenet
+from selfpatch.eval.datasets.checks import Finding, require
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.folders import PICTURES
+from selfpatch.pretrain.folders import Listing
 from selfpatch.reports.record import Dataset
 
 SPLIT = 5  # without train/ and val/: every fifth image of a class, from its second, is val
 HEADS_READ = 100_000  # of so many images the first bytes enter the fingerprint; of the others name and size
-IMAGENET = (1000, 1_281_167, 50_000)  # classes, images in train/ and val/
 LAYOUT = "expected train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg"
 
 
@@ -33,6 +32,10 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def counts(self, classes: int) -> list[int]:
+        """How many images each class has."""
+        return np.bincount(self.labels, minlength=classes).tolist()
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,46 @@ class LabelledFolder:
     findings: tuple[str, ...] = ()  # what is odd in its files
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of every image's place, class and size, and of the first 4 KiB of up to :data:`HEADS_READ` images."""
-        digest = hashlib.sha256(self.split.encode())
+    def _looked_at(self) -> tuple[str, list[Path]]:
+        """The fingerprint, and the images of ``val`` whose size and first bytes one of ``train`` has, too."""
+        digest, shared = hashlib.sha256(self.split.encode()), []
         step = -(-(len(self.train) + len(self.val)) // HEADS_READ)
+        known: set[bytes] = set()
         for part in (self.train, self.val):
             digest.update(b"\n\n")
             for number, (path, label) in enumerate(zip(part.paths, part.labels.tolist())):
-                digest.update(f"\n{path.relative_to(self.root).as_posix()} {label} {path.stat().st_size} ".encode())
+                place, size = path.relative_to(self.root).as_posix(), path.stat().st_size
+                digest.update(f"\n{place} {label} {size} ".encode(errors="surrogateescape"))
                 if number % step == 0:
                     with open(path, "rb") as file:
-                        digest.update(file.read(4096))
-        return digest.hexdigest()
+                        head = file.read(4096)
+                    digest.update(head)
+                    content = hashlib.sha256(b"%d " % size + head).digest()
+                    if part is self.train:
+                        known.add(content)
+                    elif content in known:
+                        shared.append(path)
+        return digest.hexdigest(), shared
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of every image's place, class and size, and of the first 4 KiB of up to :data:`HEADS_READ` images."""
+        return self._looked_at[0]
+
+    @cached_property
     def identity(self) -> Dataset:
-        """As records name it: ``imagenet1k-val`` if classes and counts are its, else the folder's name."""
-        official = (len(self.classes), len(self.train), len(self.val)) == IMAGENET
+        """As records name it: ``imagenet1k-val`` if it is that, else the folder's name."""
+        counts = (dict(zip(self.classes, part.counts(len(self.classes)))) for part in self.parts)
+        official = imagenet.is_official(*counts, [*self.train.paths, *self.val.paths])
         name = "imagenet1k-val" if official else f"{self.root.resolve().name}-val"
+        if name == "imagenet1k-val" and not official:
+            name = f"{self.root.resolve().parent.name}-imagenet1k-val"  # a folder's name alone makes no benchmark
         return Dataset(name, "val", self.fingerprint, miniature=not official)
+
+    @property
+    def parts(self) -> tuple[Labelled, Labelled]:
+        """What is learnt from, and what is scored."""
+        return self.train, self.val
 
     def units(self, scores: Tensor) -> dict[str, np.ndarray]:
         """What a record keeps of scores (M, classes) of ``val``: whether each image is right; top-5 from 6 classes."""
@@ -88,8 +112,11 @@ def open_folder(root: str | Path) -> LabelledFolder:
         UserError: it is not one of classes, or an image cannot be decoded.
     """
     folder = read_folder(root)
-    require(headers_of(sample([*folder.train.paths, *folder.val.paths], thorough=False))[1])
-    return folder
+    found = imagenet.check_images([*folder.train.paths, *folder.val.paths], str(root))
+    if shared := folder._looked_at[1]:
+        what = f"{root}: {len(shared)} images that are scored are among those that are learnt from (first: {shared[0]})"
+        found.append(Finding("warn", what, "remove the copies"))
+    return replace(folder, findings=(*folder.findings, *require(found)))
 
 
 def read_folder(root: str | Path) -> LabelledFolder:
@@ -102,14 +129,14 @@ def read_folder(root: str | Path) -> LabelledFolder:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"no such data folder: {root} (give an image folder with --data: {LAYOUT})")
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        train, val = (_class_folders(root / part) for part in ("train", "val"))
+    if splits := imagenet.find_splits(root):
+        (train, seen), (val, seen_too) = map(_classes_in, splits)
         if unknown := sorted(val.keys() - train.keys()):
-            raise UserError(f"{root / 'val'} has the class {unknown[0]}, which {root / 'train'} has no images of")
+            raise UserError(f"{splits[1]} has the class {unknown[0]}, which {splits[0]} has no images of")
         classes = sorted(train)
         parts = [_labelled(found, classes) for found in (train, val)]
-        return LabelledFolder(root, classes, *parts, split_of(root))
-    found = _class_folders(root)
+        return LabelledFolder(root, classes, *parts, split_of(root), (*seen.passed_by(), *seen_too.passed_by()))
+    found, seen = _classes_in(root)
     classes = sorted(found)
     if all(len(paths) == 1 for paths in found.values()):
         raise UserError(f"{root} has one image per class: there is nothing to learn a class from and still score on")
@@ -119,13 +146,14 @@ def read_folder(root: str | Path) -> LabelledFolder:
         Labelled([path for path, taken in zip(whole.paths, mask) if taken], whole.labels[mask])
         for mask in (~scored, scored)
     ]
-    return LabelledFolder(root, classes, *parts, split_of(root))
+    return LabelledFolder(root, classes, *parts, split_of(root), tuple(seen.passed_by()))
 
 
 def split_of(root: Path) -> str:
     """How a folder is split into what is learnt from and what is scored: a parameter of the protocol."""
-    whole = (root / "train").is_dir() and (root / "val").is_dir()
-    return "train/ and val/" if whole else f"every {SPLIT}th image of a class is val, from its 2nd"
+    if splits := imagenet.find_splits(root):
+        return " and ".join(f"{folder.name}/" for folder in splits)
+    return f"every {SPLIT}th image of a class is val, from its 2nd"
 
 
 def held_out(n: int, labels: np.ndarray) -> np.ndarray:
@@ -137,15 +165,12 @@ def held_out(n: int, labels: np.ndarray) -> np.ndarray:
     return place % n == 1
 
 
-def _class_folders(root: Path) -> dict[str, list[Path]]:
-    found = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        paths = [Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names]
-        if paths := sorted(path for path in paths if path.suffix.lower() in PICTURES):
-            found[folder.name] = paths
+def _classes_in(root: Path) -> tuple[dict[str, list[Path]], Listing]:
+    found, seen = imagenet.classes_in(root)
     if len(found) < 2:
-        raise UserError(f"{root} has {len(found)} class folders with images: at least 2 are needed; {LAYOUT}")
-    return found
+        told = "; ".join(["", *seen.passed_by()])
+        raise UserError(f"{root} has {len(found)} class folders with images: at least 2 are needed; {LAYOUT}{told}")
+    return found, seen
 
 
 def _labelled(found: dict[str, list[Path]], classes: Sequence[str]) -> Labelled:

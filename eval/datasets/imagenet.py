@@ -66,7 +66,8 @@ def classes_in(root: Path) -> tuple[dict[str, list[Path]], Listing]:
     whole = merged(root, list(listings.values()))
     flat = list_files(root, deep=False)  # pictures that lie beside the folders have no class
     whole.hidden, whole.unread = flat.hidden + whole.hidden, flat.unread + whole.unread
-    whole.unread["outside the folders of classes"] += len(flat.paths)
+    if flat.paths:
+        whole.unread["outside the folders of classes"] = len(flat.paths)
     return {name: listing.paths for name, listing in listings.items() if listing.paths}, whole
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 
-from selfpatch.pretrain.cli import UserError
+from selfpatch.eval.datasets.checks import require
+from selfpatch.eval.datasets.coco import HUGE
+from selfpatch.eval.datasets.coco_annotations import read_annotations
+from selfpatch.eval.dense.loading import with_one_reader
 
 with contextlib.redirect_stdout(io.StringIO()):  # it tells which of its optional data sets are not installed
     register_all_modules(init_default_scope=False)
@@ -45,27 +50,38 @@ class FloatRPNHead(RPNHead):
 
 @DATASETS.register_module()
 class InstanceSet(CocoDataset):
-    """mmdet's data set for files that leave out ``area``, and with one line for those that it cannot read."""
+    """mmdet's data set over the project's one reader of annotation files.
 
-    def load_data_list(self) -> list[dict]:
-        """A dictionary for each image."""
-        try:
-            return super().load_data_list()
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.ann_file} cannot be read ({type(error).__name__}: {error}): tools/prepare_data.sh coco --all "
-                "tells what is wrong with it"
-            ) from None
+    Args:
+        allowed: names of settings that overrule what is wrong with a file.
+        options: of mmdet's data set.
+    """
 
-    def parse_data_info(self, raw_data_info: dict) -> dict:
-        """One image's dictionary; only whether an area is above 0 counts here, so that of the box will do."""
-        for annotation in raw_data_info["raw_ann_info"]:
-            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        return super().parse_data_info(raw_data_info)
+    def __init__(self, *, allowed: Collection[str] = (), **options: Any) -> None:
+        self.allowed = allowed
+        self.COCOAPI = self._read  # mmdet calls it with the file's path
+        super().__init__(**options)
+
+    def _read(self, path: str) -> COCO:
+        file = read_annotations(path)
+        told = require(file.findings, self.allowed)
+        if Path(path).stat().st_size > HUGE:  # of which there was a glance only
+            print(*(f"warning: {line}" for line in told), sep="\n", flush=True)
+        index = COCO()
+        index.dataset = file.content
+        with contextlib.redirect_stdout(io.StringIO()):
+            index.createIndex()
+        index.img_ann_map, index.cat_img_map = index.imgToAnns, index.catToImgs  # mmdet's names
+        return index
 
 
 def data_config(
-    listing: Path, folder: Path, classes: tuple[str, ...], pipeline: list[dict], test: bool
+    listing: Path,
+    folder: Path,
+    classes: tuple[str, ...],
+    pipeline: list[dict],
+    test: bool,
+    allowed: Collection[str] = (),
 ) -> dict[str, Any]:
     """The config of one split of a set in COCO's format."""
     return {
@@ -73,7 +89,8 @@ def data_config(
         "ann_file": str(listing.resolve()),
         "data_prefix": {"img": str(folder.resolve())},
         "metainfo": {"classes": classes},
-        "pipeline": pipeline,
+        "pipeline": with_one_reader(pipeline),
         "test_mode": test,
+        "allowed": tuple(allowed),
         "filter_cfg": {"filter_empty_gt": True, "min_size": 32},
     }
