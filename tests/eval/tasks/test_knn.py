@@ -14,7 +14,7 @@ from PIL import Image
 from selfpatch.eval import run
 from selfpatch.eval.checkpoints import features
 from selfpatch.eval.checkpoints.features import read_image
-from selfpatch.eval.datasets import image_folder
+from selfpatch.eval.datasets import imagenet
 from selfpatch.eval.datasets.image_folder import held_out, read_folder, top
 from selfpatch.eval.tasks import knn
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
@@ -286,6 +286,6 @@ def test_an_unreadable_image_is_named_before_anything_is_computed(evaluate, text
 
 def test_an_image_that_no_sample_met_is_named_as_it_is_read(evaluate, textures, monkeypatch):
     (textures / "dots" / "04.png").write_text("no image")
-    monkeypatch.setattr(image_folder, "sample", lambda paths, thorough: [])
+    monkeypatch.setattr(imagenet, "sample", lambda paths, thorough, most: [])
     with pytest.raises(UserError, match=r"dots/04\.png cannot be read"):
         evaluate("knn", "--k", "3")
