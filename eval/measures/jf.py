@@ -29,7 +29,6 @@ from selfpatch.pretrain.folders import folders_in, list_files
 from selfpatch.pretrain.images import labels_size, read_labels
 from selfpatch.pretrain.progress import Meter
 
-read_mask = read_labels  # its former name
 VOID = 255  # in the ground truth: background
 STATISTICS = ("mean", "recall", "decay")
 OFFICIAL = (  # --no-deps: it asks for opencv-python, which overwrites opencv-python-headless

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.datasets.davis import ABSENT, Video, Videos, open_videos, write_mask
-from selfpatch.eval.measures.jf import VOID, read_mask, score_folder
+from selfpatch.eval.measures.jf import VOID, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain import settings as declared
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
-from selfpatch.pretrain.images import read_picture
+from selfpatch.pretrain.images import read_labels, read_picture
 from selfpatch.pretrain.progress import Meter
 from selfpatch.pretrain.settings import as_json, changed
 from selfpatch.reports.metrics import VIDEO
@@ -177,7 +177,7 @@ def propagate_video(
         UserError: a frame cannot be read or has another size, patches do not tile it, or features are not finite.
     """
     device = next(model.parameters()).device
-    given = read_mask(video.masks[0])
+    given = read_labels(video.masks[0])
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, torch.inference_mode():
         ahead = [reader.submit(read_frame, path, settings, given.shape) for path in video.frames[:2]]
         written = [writer.submit(write_mask, folder / video.masks[0].name, given)]

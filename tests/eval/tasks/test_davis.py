@@ -19,11 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from selfpatch.eval.datasets.davis import OFFICIAL_VAL, Video, davis_palette, is_official, write_mask
-from selfpatch.eval.measures.jf import VOID, read_mask
+from selfpatch.eval.measures.jf import VOID
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import davis
 from selfpatch.eval.tasks.davis import Settings
 from selfpatch.pretrain.cli import UserError, command_parser
+from selfpatch.pretrain.images import read_labels
 from selfpatch.pretrain.settings import add_options, check, from_options
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
@@ -280,7 +281,7 @@ def test_evaluation_gives_masks_figures_and_units(tree, tmp_path):
         given = tree / "Annotations/480p" / name
         made = tmp_path / "out/masks" / name
         assert sorted(p.name for p in made.iterdir()) == sorted(p.name for p in given.iterdir())
-        np.testing.assert_array_equal(read_mask(made / "00000.png"), read_mask(given / "00000.png"))
+        np.testing.assert_array_equal(read_labels(made / "00000.png"), read_labels(given / "00000.png"))
         with Image.open(made / "00003.png") as mask:
             assert mask.mode == "P"
             assert tuple(mask.getpalette()) == davis_palette()
@@ -348,7 +349,7 @@ def test_a_sidecar_that_is_not_whole_proves_nothing(tree, tmp_path, content):
 def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path, change):
     out, backbone, options = tmp_path / "out", loaded(), []
     run(tree, out, backbone)
-    made = read_mask(out / "masks/moving/00002.png")
+    made = read_labels(out / "masks/moving/00002.png")
     if change == "weights":
         backbone.weights_sha256 = "0th3r"
     elif change == "heads":
@@ -366,7 +367,7 @@ def test_nothing_is_used_again_that_was_made_from_something_else(tree, tmp_path,
     _, frames = run(tree, out, backbone, *options)
     assert frames == (10 if change in ("weights", "heads", "protocol") else 5)
     if change.startswith("mask"):
-        np.testing.assert_array_equal(read_mask(out / "masks/moving/00002.png"), made)
+        np.testing.assert_array_equal(read_labels(out / "masks/moving/00002.png"), made)
 
 
 @pytest.mark.parametrize("options", [["--precision", "bf16"], ["--block", "0"], ["--sequences", "speck"]])
@@ -585,7 +586,7 @@ def test_golden_davis(name, recorded_backbone, data_root, tmp_path):
     assert len(expected) == len(list((tmp_path / "masks" / name).iterdir()))
     differs = []
     for mask in expected:
-        differs.append((read_mask(mask) != read_mask(tmp_path / "masks" / name / mask.name)).mean())
+        differs.append((read_labels(mask) != read_labels(tmp_path / "masks" / name / mask.name)).mean())
         assert differs[-1] <= 1e-3, mask.name
     assert np.mean(differs) <= 2e-4
     scores = json.loads((GOLDEN / "scores.json").read_text())["sequences"][name]
@@ -596,7 +597,7 @@ def test_golden_davis(name, recorded_backbone, data_root, tmp_path):
 def test_golden_davis_tree_is_sound(data_root):
     """The real sequences beside the golden ones, whichever they are: whole, and each with objects to follow."""
     for video in davis.open(parse(data_root / "davis-mini")).videos:
-        given = read_mask(video.masks[0])
+        given = read_labels(video.masks[0])
         small, lost = davis.shrink(given, (30, 52))
         assert set(np.unique(small)) | set(lost) | {0, VOID} == set(np.unique(given)) | {0, VOID}
         assert not set(lost) & set(np.unique(small))
