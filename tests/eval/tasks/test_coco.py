@@ -111,18 +111,23 @@ def test_two_scorers_agree_on_every_figure(seed, first_id):
     assert 0 < metrics["mask AP"] < 100
 
 
-def test_disagreement_of_the_scorers_is_an_error(monkeypatch):
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_disagreement_of_the_scorers_is_an_error(monkeypatch, exhaustive):
     from selfpatch.eval.dense import coco_metric
 
-    class Wrong(coco_metric.COCOeval):
+    right = coco_metric.COCOeval if exhaustive else coco_metric.faster.COCOeval_faster
+
+    class Wrong(right):
         def accumulate(self, p=None):
-            super().accumulate(p)
+            super().accumulate(p) if exhaustive else super().accumulate()
             self.eval["precision"] = self.eval["precision"] + 2 * TOLERANCE / 100
 
-    monkeypatch.setattr(coco_metric, "COCOeval", Wrong)
+    where = (coco_metric, "COCOeval") if exhaustive else (coco_metric.faster, "COCOeval_faster")
+    monkeypatch.setattr(*where, Wrong)
     truth = truth_of(0)
-    with pytest.raises(UserError, match=r"scorers disagree: bbox AP is"):
-        score(truth, detections_of(truth, 1))
+    by = "pycocotools" if exhaustive else "the matches that are kept"
+    with pytest.raises(UserError, match=rf"scorers disagree: bbox AP is .* by {by}"):
+        score(truth, detections_of(truth, 1), exhaustive)
 
 
 def test_perfect_detections_score_100():
