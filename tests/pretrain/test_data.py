@@ -11,7 +11,14 @@ from torch.utils.data import DataLoader
 
 from selfpatch.pretrain.augment import MultiCrop, View, gaussian_blur, random_box, resized_crop, shift_hue
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import AddressSampler, CropDataset, allowed_unreadable, collate_crops, list_images
+from selfpatch.pretrain.data import (
+    AddressSampler,
+    CropDataset,
+    ImageFolder,
+    allowed_unreadable,
+    collate_crops,
+    list_images,
+)
 from selfpatch.pretrain.images import read_picture
 
 VIEWS = {
@@ -237,3 +244,10 @@ def test_local_crops_stay_apart_and_behind_whatever_their_size_and_place():
 def test_views_of_two_sizes_are_two_groups():
     views = {name: {"size": size, "scale": (0.2, 1.0)} for name, size in (("view1", 32), ("view2", 48))}
     assert MultiCrop(views).groups == [(False, 32), (False, 48)]
+
+
+def test_a_view_of_before_its_keys_new_names_still_reads(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+    old, new = ({"global1": {"size": 16, "scale": (0.9, 1.0), key: 0.0}} for key in ("grey", "grayscale"))
+    first, again = (ImageFolder(tmp_path, views, 0)[(0, 0)] for views in (old, new))
+    assert all(torch.equal(a, b) for a, b in zip(first["crops"], again["crops"]))

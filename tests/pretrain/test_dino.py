@@ -186,3 +186,11 @@ def test_only_global_crops_are_the_teachers():
     method.teacher["backbone"].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     method([torch.randn(2, 3, 3, 64, 64), torch.randn(4, 3, 3, 64, 64)])
     assert seen == [2 * 3]
+
+
+def test_a_state_of_before_the_buffers_new_names_loads():
+    method = dino()
+    old = {name.replace("center", "centre"): value + 1 for name, value in method.state_dict().items()}
+    assert "cls_centre" in old
+    method.load_state_dict(old)
+    assert torch.equal(method.cls_center, torch.ones(32))
