@@ -73,7 +73,8 @@ class ReadLabels(BaseTransform):
 def with_one_reader(pipeline: Any, skip_unreadable: bool = False) -> Any:
     """A pipeline's config with :class:`ReadPicture` wherever it, or mmcv's ``LoadImageFromFile``, stands."""
     if isinstance(pipeline, (list, tuple)):
-        return [with_one_reader(step, skip_unreadable) for step in pipeline]
+        steps = (with_one_reader(step, skip_unreadable) for step in pipeline)
+        return tuple(steps) if isinstance(pipeline, tuple) else list(steps)
     if not isinstance(pipeline, dict):
         return pipeline
     if pipeline.get("type") in ("LoadImageFromFile", ReadPicture.__name__):
