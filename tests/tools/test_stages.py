@@ -20,7 +20,7 @@ sys.meta_path.insert(0, Absent())
 """
 MODULES = (
     "pretrain.train pretrain.swin eval.run eval.tasks.davis eval.tasks.knn eval.tasks.linear eval.checkpoints.load "
-    "eval.checkpoints.export eval.measures.jf eval.studies.sweep eval.datasets.prepare eval.all reports.report"
+    "eval.checkpoints.export eval.checkpoints.convert eval.measures.jf eval.studies.sweep eval.datasets.prepare eval.all reports.report"
 )
 
 
