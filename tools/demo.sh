@@ -71,9 +71,8 @@ for method in "${METHODS[@]}"; do
 done
 compare() { "$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline DINO; }
 if [ -n "$COCO$ADE20K" ]; then
-    step "comparison so far"
+    step "comparison so far" # the next step compiles mmcv's operators, if nothing has before
     compare
-    "$SELFPATCH_SETUP" --quiet --dense
 fi
 for method in "${METHODS[@]}"; do
     if [ -n "$COCO" ]; then

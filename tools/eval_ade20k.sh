@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Train a segmentor on a checkpoint and score it on ADE20K; --help tells more.
-DENSE=1 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 exec "$PYTHON" -m selfpatch.eval.command eval ade20k "$@"

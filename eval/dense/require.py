@@ -17,29 +17,24 @@ SETUP = "SELFPATCH_SETUP"  # environment: tools/setup.sh of the checkout whose e
 
 
 def import_dense(name: str) -> ModuleType:
-    """The module ``name``, which may import mmdet or mmseg; in a checkout, they are installed now if they are missing.
+    """The module ``name``, which may import mmdet or mmseg; in a checkout, the set-up's second stage is done first.
+
+    mmdet's and mmseg's notes that a data service of no concern here is missing are not shown.
 
     Raises:
         UserError: they are missing, and this process was not started by a checkout's tools.
     """
+    if SETUP in os.environ and (status := subprocess.run([os.environ[SETUP], "--quiet", "--dense"]).returncode):
+        sys.exit(status)  # it has told why
+    importlib.invalidate_caches()
     try:
-        return _import_quietly(name)
+        with redirect_stdout(io.StringIO()):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in PACKAGES:
             raise
-    if SETUP not in os.environ:
         raise UserError(
             f"this needs {missing}, which is not installed: run tools/setup.sh --dense in the checkout, or "
             "pip install 'selfpatch[dense]' where mmcv's operators can be compiled"
-        )
-    if status := subprocess.run([os.environ[SETUP], "--quiet", "--dense"], check=False).returncode:
-        sys.exit(status)  # it has told why
-    importlib.invalidate_caches()
-    return _import_quietly(name)
-
-
-def _import_quietly(name: str) -> ModuleType:
-    """Import without mmdet's and mmseg's notes that a data service of no concern here is missing."""
-    with redirect_stdout(io.StringIO()):
-        return importlib.import_module(name)
+        ) from None

@@ -19,13 +19,13 @@ in ``tools/prepare_data.sh`` where it is not the task's.
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 
 from pydantic import Field
 
-from selfpatch.eval.dense.require import import_dense
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Settings
 
@@ -50,4 +50,4 @@ def load(name: str) -> ModuleType:
     """
     if name not in (known := names()):
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
-    return import_dense(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name}")

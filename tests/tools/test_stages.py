@@ -20,7 +20,8 @@ sys.meta_path.insert(0, Absent())
 """
 MODULES = (
     "pretrain.train pretrain.swin eval.run eval.tasks.davis eval.tasks.knn eval.tasks.linear eval.checkpoints.load "
-    "eval.checkpoints.export eval.checkpoints.convert eval.measures.jf eval.studies.sweep eval.datasets.prepare eval.all reports.report"
+    "eval.checkpoints.export eval.checkpoints.convert eval.tasks.coco eval.tasks.ade20k "
+    "eval.measures.jf eval.studies.sweep eval.datasets.prepare eval.all reports.report"
 )
 
 
@@ -41,7 +42,7 @@ def test_all_that_trains_no_detector_needs_no_operators(environment):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["tasks.coco", "dense.segmentation"])
+@pytest.mark.parametrize("module", ["dense.detection", "dense.coco_metric", "dense.segmentation"])
 def test_what_needs_them_says_so_in_one_line(environment, module):
     code = (
         "from selfpatch.eval.dense.require import import_dense\n"
@@ -50,7 +51,7 @@ def test_what_needs_them_says_so_in_one_line(environment, module):
     )
     done = run(code, environment)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: this needs mm")
+    assert done.stderr.startswith("error: this needs ")
     assert "tools/setup.sh --dense" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
