@@ -5,7 +5,6 @@ The folder is enumerated: a new config is tested without a new test.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 from pathlib import Path
@@ -112,12 +111,9 @@ def test_trains_and_its_checkpoint_is_scored(name, video, tmp_path):
     assert {key: value for key, value in backbone.arch.items() if key != "name"} == plain(method.backbone.arch)
     assert all(torch.equal(backbone.state[key], tensor) for key, tensor in method.backbone.state_dict().items())
 
-    parser = argparse.ArgumentParser()
-    davis.add_arguments(parser)
-    args = parser.parse_args(["--short-side", "64", "--long-multiple", "32", "--radius", "2"])
-    args.data, args.force = video, False
-    assert ("stage=3" in davis.protocol_of(args, backbone).name) == (config.model.backbone.type == "Swin")
-    metrics = davis.evaluate(backbone, args, tmp_path / "out").metrics
+    settings = davis.Settings(data=video, short_side=64, long_multiple=32, radius=2)
+    assert ("stage=3" in davis.protocol(settings, backbone).name) == (config.model.backbone.type == "Swin")
+    metrics = davis.evaluate(backbone, davis.open(settings), settings, tmp_path / "out").metrics
     assert 0 <= metrics["J&F"] <= 100
 
 
