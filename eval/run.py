@@ -170,7 +170,7 @@ def _record(
         title=task.TITLE,
         headline=task.HEADLINE,
         measure=reference_of(task.MEASURE, task.__name__),
-        lower=getattr(task, "LOWER", []),
+        lower=sorted(task.MEASURE.lower),
         dataset=dataset.identity.name,
         dataset_fingerprint=dataset.identity.sha256,
         split=dataset.identity.split,

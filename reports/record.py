@@ -233,25 +233,6 @@ class Record(BaseModel):
         return max(found, key=lambda one: (one.started, one.path)) if found else None
 
 
-# For the callers that still hand dictionaries about.
-
-
-def find_record(records: Path, **wanted: Any) -> Path | None:
-    """The path of the record of exactly this evaluation, if there is one: :meth:`Record.find`."""
-    record = Record.find(records, **wanted)
-    return record and record.path
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A record's content."""
-    return Record.read(path).model_dump()
-
-
-def write_record(records: Path, record: Mapping[str, Any], units: Mapping[str, np.ndarray]) -> Path:
-    """Write a record that is given as a dictionary."""
-    return Record.model_validate(record).write(records, units).path
-
-
 def jsonable(value: Any) -> Any:
     """``value`` as JSON can hold it: infinite numbers and unknown objects as text, tuples as lists."""
     if isinstance(value, Mapping):

@@ -24,7 +24,7 @@ from types import ModuleType
 from selfpatch.eval.studies.grid import Cell, Grid, read_grid
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
-from selfpatch.reports.record import file_name, read_record
+from selfpatch.reports.record import Record, file_name
 
 PRETRAIN = (sys.executable, "-m", "selfpatch.pretrain.train")
 EVALUATE = (sys.executable, "-m", "selfpatch.eval.run")
@@ -160,8 +160,8 @@ def evaluate(place: Place, cell: Cell, number: int, checkpoint: Path, lock: int,
     named = [line.removeprefix("record: ") for line in output.splitlines() if line.startswith("record: ")]
     if not named:
         raise CellError(f"it named no record: {last_words(output)}")
-    metrics = read_record(Path(named[-1]))["metrics"]
-    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in list(metrics.items())[:3] if "/" not in name))
+    metrics = Record.read(named[-1]).overall
+    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in list(metrics.items())[:3]))
     return os.path.relpath(named[-1], place.folder)
 
 

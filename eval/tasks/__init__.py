@@ -12,9 +12,9 @@ A task defines
   files in ``out`` to go on from. None: there is nothing to record, after a dry run or in a process that is not the
   first.
 
-It may define ``LOWER``, the metrics of which less is better; ``EXTRAS``, names of settings that ask for something
-beside the record; ``SIZES``, settings for each ``--size`` of ``tools/eval_all.sh``; and ``SOURCE``, the data set's name
-in ``tools/prepare_data.sh`` where it is not the task's.
+It may define ``EXTRAS``, names of settings that ask for something beside the record; ``SIZES``, settings for each
+``--size`` of ``tools/eval_all.sh``; and ``SOURCE``, the data set's name in ``tools/prepare_data.sh`` where that is not
+the task's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,6 @@ from selfpatch.reports.record import Evaluation, Protocol, jsonable
 
 TITLE = "DAVIS video object segmentation"
 HEADLINE = ["J&F"]
-LOWER = ["J decay", "F decay"]
 MEASURE = VIDEO
 PROTOCOL = "davis2017-dino@1"
 FIRST = {"block": 0, "stage": 1}  # the number of the first place in the option of that name
