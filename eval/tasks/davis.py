@@ -14,10 +14,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.datasets.davis import ABSENT, Video, Videos, open_videos, write_mask
+from selfpatch.eval.datasets.frames import FramePreparation, encoded_frames
 from selfpatch.eval.measures.jf import VOID, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import TaskSettings
@@ -33,7 +35,7 @@ from selfpatch.pretrain import settings as declared
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
-from selfpatch.pretrain.images import read_labels, read_picture
+from selfpatch.pretrain.images import read_labels
 from selfpatch.pretrain.progress import Meter
 from selfpatch.pretrain.settings import as_json, changed
 from selfpatch.reports.metrics import VIDEO
@@ -115,28 +117,6 @@ class Settings(Propagation, TaskSettings):
 # --- one video -----------------------------------------------------------------------------------------------------
 
 
-def read_frame(
-    path: Path, settings: Propagation, mask_size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """A frame as the backbone takes it, (3, h, w) float32, and its own (height, width).
-
-    Args:
-        path: the file.
-        settings: how it is resized and normalised.
-        mask_size: (height, width) of the sequence's masks: they tell whether the frame is turned by its EXIF data.
-
-    Raises:
-        UserError: the file is no image that can be read to its end.
-    """
-    frame = read_picture(path, mask_size)  # (H, W, RGB), uint8
-    size = frame.shape[:2]
-    height, width = settings.frame_size(*size)
-    frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    pixels = frame.astype(np.float32) / 255
-    pixels = (pixels - np.float32(settings.mean)) / np.float32(settings.std)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), size
-
-
 def index_of(settings: Propagation, model: Backbone) -> int:
     """Where in ``model`` the compared tokens are taken: an index of its places; -1: the last."""
     number = getattr(settings, model.place)
@@ -145,10 +125,10 @@ def index_of(settings: Propagation, model: Backbone) -> int:
 
 
 def patch_tokens(model: Backbone, images: Tensor, settings: Propagation) -> Tensor:
-    """Tokens (h, w, C), float32, of the patches of one image (1, 3, H, W); [CLS] and registers are left out."""
+    """Tokens (B, h, w, C), float32, of the patches of images (B, 3, H, W); [CLS] and registers are left out."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         (tokens,) = model.forward_intermediates(images, [index_of(settings, model)])
-    return tokens[0].permute(1, 2, 0).float()
+    return tokens.permute(0, 2, 3, 1).float()
 
 
 def propagate_video(
@@ -159,7 +139,8 @@ def propagate_video(
     settings: Propagation,
     frame_done: Callable[[], None] = lambda: None,
 ) -> list[int]:
-    """Write the masks of all frames of a video into ``folder``; frames are read ahead and masks written behind.
+    """Write the masks of all frames of a video into ``folder``: the next frame is encoded, and the last mask written,
+    while labels are propagated; on a GPU only the thread that writes waits for results.
 
     Args:
         model: a backbone in eval mode.
@@ -173,35 +154,36 @@ def propagate_video(
         the objects that the first mask loses when it shrinks to the patch grid: nothing can find them again.
 
     Raises:
-        UserError: a frame cannot be read or has another size, patches do not tile it, or features are not finite.
+        UserError: as :func:`encoded_frames`; or features are not finite.
     """
-    device = next(model.parameters()).device
-    given = read_labels(video.masks[0])
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, torch.inference_mode():
-        ahead = [reader.submit(read_frame, path, settings, given.shape) for path in video.frames[:2]]
-        written = [writer.submit(write_mask, folder / video.masks[0].name, given)]
-        for t, (path, mask) in enumerate(zip(video.frames, video.masks)):
-            pixels, size = ahead.pop(0).result()
-            ahead += [reader.submit(read_frame, later, settings, given.shape) for later in video.frames[t + 2 : t + 3]]
-            if size != given.shape:
-                raise UserError(f"{path} is {size[1]}x{size[0]}, the first frame {given.shape[1]}x{given.shape[0]}")
-            tokens = patch_tokens(model, torch.from_numpy(pixels)[None].to(device), settings)  # (h, w, C)
-            if not tokens.isfinite().all():
-                raise UserError(f"{path}: the backbone's features of this frame are not finite")
-            if t == 0:
-                _raise_unless_tiled(pixels.shape[1:], tokens.shape[:2], stride)
+    given, device = read_labels(video.masks[0]), next(model.parameters()).device
+    size = settings.frame_size(*given.shape)
+    encode = partial(patch_tokens, model, settings=settings)
+    preparation = FramePreparation(given.shape, size, settings.mean, settings.std)
+
+    def write(frame: Path, mask: Path, finite: Tensor, labels: Tensor | None) -> None:
+        if not finite:
+            raise UserError(f"{frame}: the backbone's features of this frame are not finite")
+        if labels is None:
+            write_mask(folder / mask.name, given)
+        else:
+            write_mask(folder / mask.name, labels.cpu().numpy(), given.shape)
+
+    follow, written = None, []
+    with (
+        closing(encoded_frames(video.frames, preparation, encode, device, stride)) as encoded,
+        ThreadPoolExecutor(1) as writer,
+        torch.inference_mode(),
+    ):
+        for frame, mask, tokens in zip(video.frames, video.masks, encoded):
+            labels = None
+            if follow is None:
                 first, lost = shrink(given, tokens.shape[:2])
-                follow = LabelPropagation(
-                    tokens,
-                    one_hot(torch.from_numpy(first).to(device)),
-                    context_frames=settings.context_frames,
-                    radius=settings.radius,
-                    topk=settings.topk,
-                    temperature=settings.temperature,
-                )
+                options = settings.model_dump(include={"context_frames", "radius", "topk", "temperature"})
+                follow = LabelPropagation(tokens, one_hot(torch.from_numpy(first)).to(device), **options)
             else:
-                labels = hard_labels(follow.step(tokens), pixels.shape[1:]).cpu().numpy()
-                written.append(writer.submit(write_mask, folder / mask.name, labels, size))
+                labels = hard_labels(follow.step(tokens), size)
+            written.append(writer.submit(write, frame, mask, tokens.isfinite().all(), labels))
             frame_done()
         for job in written:
             job.result()
@@ -213,14 +195,6 @@ def shrink(given: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, list[i
     given = np.where(given == VOID, 0, given).astype(np.uint8)
     small = np.array(Image.fromarray(given).resize(grid[::-1], Image.Resampling.NEAREST))
     return small, np.setdiff1d(given, [0, *small.flat]).tolist()  # background is no object
-
-
-def _raise_unless_tiled(size: tuple[int, int], grid: tuple[int, int], stride: int) -> None:
-    (H, W), (h, w) = size, grid
-    if (h * stride, w * stride) != (H, W):
-        raise UserError(
-            f"{h}x{w} patches of {stride} pixels do not tile a frame resized to {H}x{W}: add --side-multiple {stride}"
-        )
 
 
 # --- all videos ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from recorded import golden
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from selfpatch.eval.datasets import frames
 from selfpatch.eval.datasets.davis import OFFICIAL_VAL, Video, davis_palette, is_official, write_mask
+from selfpatch.eval.datasets.frames import FramePreparation
 from selfpatch.eval.measures.jf import VOID
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import davis
@@ -380,8 +382,8 @@ def test_options(tree, tmp_path, options):
 def test_cls_and_registers_are_no_patches():
     backbone = loaded(cls_token=True, register_tokens=3)
     with torch.inference_mode():
-        tokens = davis.patch_tokens(backbone.model, torch.randn(1, 3, 64, 96), Settings())
-        same = davis.patch_tokens(backbone.model, torch.ones(1, 3, 64, 96), Settings(block=1))
+        tokens = davis.patch_tokens(backbone.model, torch.randn(1, 3, 64, 96), Settings())[0]
+        same = davis.patch_tokens(backbone.model, torch.ones(1, 3, 64, 96), Settings(block=1))[0]
     assert tokens.shape == same.shape == (8, 12, 24)
 
 
@@ -489,10 +491,34 @@ def test_a_frame_that_breaks_on_the_way_is_named_and_nothing_is_left_half_done(t
 
 def test_pixels_are_those_of_opencv(tree):
     path = tree / "JPEGImages/480p/moving/00000.jpg"
-    settings = Settings(short_side=80, long_multiple=96, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pixels, size = davis.read_frame(path, settings)
-    assert size == (80, 96)
+    assert Settings(short_side=80, long_multiple=96).frame_size(80, 96) == (80, 96)
+    pixels = FramePreparation((80, 96), (80, 96), mean=(0, 0, 0), std=(1, 1, 1)).read(path).numpy()
     np.testing.assert_array_equal((255 * pixels).round()[::-1].transpose(1, 2, 0), cv2.imread(str(path)))
+
+
+def test_batches_of_frames_give_the_tokens_of_single_ones(tree, monkeypatch):
+    """A GPU encodes several frames at once: as many as hold so many tokens."""
+    paths = sorted((tree / "JPEGImages/480p/moving").iterdir())
+    preparation = FramePreparation((80, 96), (64, 96), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    asked = []
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return torch.nn.functional.avg_pool2d(images, 16).permute(0, 2, 3, 1)
+
+    def tokens(device: SimpleNamespace | torch.device) -> list[torch.Tensor]:
+        return list(frames.encoded_frames(paths, preparation, encode, device, 16))
+
+    alone = tokens(torch.device("cpu"))
+    assert asked == [1] * len(paths)
+    asked.clear()
+    monkeypatch.setattr(frames, "TOKENS_AT_ONCE", 3 * 24 + 5)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
+    together = tokens(SimpleNamespace(type="cuda"))
+    assert asked[0] == 3
+    assert sum(asked) == len(paths)
+    torch.testing.assert_close(together, alone)
 
 
 def test_a_block_that_is_not_there(tree, tmp_path):
