@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import IMAGENET, Pixels, PixelSettings, pixels_of
 from selfpatch.eval.datasets.image_folder import LabelledFolder
-from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.pretrain.images import read_picture
 from selfpatch.pretrain.progress import Meter
-from selfpatch.pretrain.settings import Settings
+from selfpatch.pretrain.settings import Settings, as_json
 
 GLOBAL = "[CLS] of the last layer; without [CLS], the mean of its patch tokens"
 SAVE_EVERY = 20.0  # seconds between the moments a kill would go back to
@@ -48,7 +48,7 @@ class Preprocessing(Settings):
         return self
 
 
-class FeatureSettings(Preprocessing):
+class FeatureSettings(Preprocessing, PixelSettings):
     """What every task on cached features can be told."""
 
     features: Path = Field(Path("work_dirs/features"), description="where features are kept")
@@ -56,19 +56,18 @@ class FeatureSettings(Preprocessing):
     workers: int = Field(min(4, os.cpu_count() or 1), ge=1, description="threads that read images")
 
 
-def parameters(settings: Preprocessing) -> dict[str, object]:
+def parameters(settings: FeatureSettings, backbone: LoadedBackbone) -> dict[str, object]:
     """What features depend on beside weights and images, as a protocol states it."""
     return {
         "feature": GLOBAL,
         "resize": settings.resize,
         "interpolation": "bicubic",
         "crop": settings.crop,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        **as_json(pixels_of(settings, backbone)),
     }
 
 
-def read_image(path: Path, resize: int, crop: int) -> np.ndarray:
+def read_image(path: Path, resize: int, crop: int, pixels: Pixels = IMAGENET) -> np.ndarray:
     """An image as the backbone takes it: short side ``resize`` (bicubic), centre ``crop``, normalised; (3, crop, crop).
 
     Raises:
@@ -80,8 +79,8 @@ def read_image(path: Path, resize: int, crop: int) -> np.ndarray:
     width, height = resize * width // short, resize * height // short
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
-    pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
-    return pixels.transpose(2, 0, 1)
+    values = (np.asarray(image, dtype=np.float32) / 255 - np.float32(pixels.mean)) / np.float32(pixels.std)
+    return values.transpose(2, 0, 1)
 
 
 def features_of_folder(
@@ -119,7 +118,7 @@ def global_features(
         "data": fingerprint,
         "part": title,
         "images": len(paths),
-        "parameters": parameters(settings),
+        "parameters": parameters(settings, backbone),
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = settings.features / backbone.checkpoint_sha256[:12] / f"{title}-{name}.npy"
@@ -152,7 +151,7 @@ def _extract(
     model = backbone.model.to(device).eval()
     half, note = path.with_suffix(".part.npy"), path.with_suffix(".part.json")
     kept, done = None, _safe_rows(note)
-    resize, crop = settings.resize, settings.crop
+    how = settings.resize, settings.crop, pixels_of(settings, backbone)
     saved = time.perf_counter()
     with (
         ThreadPoolExecutor(settings.workers) as pool,
@@ -161,7 +160,7 @@ def _extract(
     ):
 
         def load(start: int) -> list:
-            return [pool.submit(read_image, p, resize, crop) for p in paths[start : start + settings.batch]]
+            return [pool.submit(read_image, p, *how) for p in paths[start : start + settings.batch]]
 
         if done:
             print(f"{title}: going on after {done} of {len(paths)} images", flush=True)

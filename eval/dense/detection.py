@@ -19,7 +19,6 @@ from torch import Tensor
 from selfpatch.eval.datasets.checks import require
 from selfpatch.eval.datasets.coco import HUGE
 from selfpatch.eval.datasets.coco_annotations import read_annotations
-from selfpatch.eval.dense.loading import with_one_reader
 
 with contextlib.redirect_stdout(io.StringIO()):  # it tells which of its optional data sets are not installed
     register_all_modules(init_default_scope=False)
@@ -89,7 +88,7 @@ def data_config(
         "ann_file": str(listing.resolve()),
         "data_prefix": {"img": str(folder.resolve())},
         "metainfo": {"classes": classes},
-        "pipeline": with_one_reader(pipeline),
+        "pipeline": pipeline,
         "test_mode": test,
         "allowed": tuple(allowed),
         "filter_cfg": {"filter_empty_gt": True, "min_size": 32},

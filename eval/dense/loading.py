@@ -14,12 +14,8 @@ from selfpatch.pretrain.images import labels_size, read_labels, read_picture
 IGNORED = 255  # pixels of label 0, which is nobody's
 
 
-@TRANSFORMS.register_module()
-class ReadPicture(BaseTransform):
-    """Reads ``img_path`` as BGR (H, W, 3) uint8, equal to mmcv's ``LoadImageFromFile`` for ordinary files.
-
-    The size of the labels (``height`` and ``width``, else that of ``seg_map_path``) says which way up a picture with an
-    EXIF orientation belongs.
+class Reader(BaseTransform):
+    """The base of what reads files.
 
     Args:
         skip_unreadable: say what cannot be read and let training go on with another image; else it ends in one line.
@@ -29,45 +25,60 @@ class ReadPicture(BaseTransform):
         self.skip_unreadable = skip_unreadable
 
     def transform(self, results: dict) -> dict | None:
-        """``results`` with ``img``, ``img_shape`` and ``ori_shape``; None: take another image."""
+        """``results`` with what was read; None: take another image."""
         try:
-            if "height" in results:
-                size = (results["height"], results["width"])
-            else:
-                size = labels_size(results["seg_map_path"])
-            image = read_picture(results["img_path"], size)
-            if image.shape[:2] != size:
-                sizes = "{}x{}, its labels {}x{}".format(*image.shape[1::-1], *size[::-1])
-                raise UserError(f"{results['img_path']} is {sizes}: picture and labels must have the same size")
+            return {**results, **self.read(results)}
         except UserError as error:
             if not self.skip_unreadable:
                 raise
             print(f"warning: skipped: {error}", flush=True)
             return None
-        shape = image.shape[:2]
-        return {**results, "img": np.ascontiguousarray(image[:, :, ::-1]), "img_shape": shape, "ori_shape": shape}
+
+    def read(self, results: dict) -> dict:
+        """What becomes part of ``results``."""
+        raise NotImplementedError
 
 
 @TRANSFORMS.register_module()
-class ReadLabels(BaseTransform):
+class ReadPicture(Reader):
+    """Reads ``img_path`` as BGR (H, W, 3) uint8, equal to mmcv's ``LoadImageFromFile`` for ordinary files.
+
+    The size of the labels (``height`` and ``width``, else that of ``seg_map_path``) says which way up a picture with an
+    EXIF orientation belongs.
+    """
+
+    def read(self, results: dict) -> dict:
+        """``img``, ``img_shape`` and ``ori_shape``."""
+        size = (results["height"], results["width"]) if "height" in results else labels_size(results["seg_map_path"])
+        image = read_picture(results["img_path"], size)
+        if (shape := image.shape[:2]) != size:
+            sizes = "{}x{}, its labels {}x{}".format(*shape[::-1], *size[::-1])
+            raise UserError(f"{results['img_path']} is {sizes}: picture and labels must have the same size")
+        return {"img": np.ascontiguousarray(image[:, :, ::-1]), "img_shape": shape, "ori_shape": shape}
+
+
+@TRANSFORMS.register_module()
+class ReadLabels(Reader):
     """Reads ``seg_map_path`` as ``gt_seg_map``, label i as class i - 1, label 0 and 255 as ignored; checks the labels.
 
     Args:
         classes: how many there are.
+        skip_unreadable: as for every reader.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, skip_unreadable: bool = False) -> None:
+        super().__init__(skip_unreadable)
         self.classes = classes
 
-    def transform(self, results: dict) -> dict:
-        """``results`` with ``gt_seg_map``; UserError names a file with a label that is none."""
+    def read(self, results: dict) -> dict:
+        """``gt_seg_map``; UserError names a file with a label that is none."""
         labels = read_labels(results["seg_map_path"])
         wrong = labels[(labels > self.classes) & (labels != IGNORED)]
         if wrong.size:
             what = f"label {int(wrong.max())} but there are {self.classes} classes"
             raise UserError(f"{results['seg_map_path']} has {what}")
         classes = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1).astype(np.uint8)
-        return {**results, "gt_seg_map": classes, "seg_fields": [*results["seg_fields"], "gt_seg_map"]}
+        return {"gt_seg_map": classes, "seg_fields": [*results["seg_fields"], "gt_seg_map"]}
 
 
 def with_one_reader(pipeline: Any, skip_unreadable: bool = False) -> Any:

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from pydantic import Field, model_validator
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import Pixels, PixelSettings, pixels_of
 from selfpatch.pretrain.backbone import PUBLISHED_DEPTH
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Settings, as_json, changed, check, optional
@@ -113,9 +114,10 @@ class RunSettings(Settings):
     save_every: int = Field(1000, ge=1, description="iterations between checkpoints, at most a tenth of the run")
     log_every: int = Field(50, ge=1, description="iterations between lines of progress")
     dry_run: bool = Field(False, description="show config, time and disk; train nothing")
+    skip_unreadable: bool = Field(False, description="train on without the images that cannot be read")
 
 
-class TrainingSettings(Overrules, RunSettings):
+class TrainingSettings(Overrules, RunSettings, PixelSettings):
     """What every task that trains can be told beside its data and its config."""
 
     protocol: str | None = Field(None, description="a config of the task's, or a file of yours [by the family]")
@@ -172,6 +174,8 @@ def read(
     if backbone is not None:
         _raise_unless_fit(path, recipe, "taps" in given, insists, backbone)
         recipe = recipe.model_copy(update={"taps": tuple(backbone.model.scaled_out_indices(recipe.taps))})
+        full += changed(pixels_of(settings, backbone), Pixels)
+    full += "+skip_unreadable" * settings.skip_unreadable
     return full, recipe, config
 
 

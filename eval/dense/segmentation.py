@@ -57,17 +57,18 @@ def data_config(root: Path, split: str, classes: Sequence[str], pipeline: list[d
     }
 
 
-def train_pipeline(crop: int, classes: int, augment: dict[str, Any]) -> list[dict]:
+def train_pipeline(crop: int, classes: int, augment: dict[str, Any], skip_unreadable: bool = False) -> list[dict]:
     """Random resize around a short side of ``crop``, random crop, flip, colours: mmseg's for ADE20K.
 
     Args:
         crop: side of the square crops in pixels; the long side is at most four times as long before the resize.
         classes: how many there are.
         augment: ``ratios`` of the resize, ``cat_max_ratio``, ``flip`` and ``photometric`` of the config.
+        skip_unreadable: go on with another image where one cannot be read.
     """
     return [
-        {"type": "ReadPicture"},
-        {"type": "ReadLabels", "classes": classes},
+        {"type": "ReadPicture", "skip_unreadable": skip_unreadable},
+        {"type": "ReadLabels", "classes": classes, "skip_unreadable": skip_unreadable},
         {"type": "RandomResize", "scale": (4 * crop, crop), "ratio_range": augment["ratios"], "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (crop, crop), "cat_max_ratio": augment["cat_max_ratio"]},
         {"type": "RandomFlip", "prob": augment["flip"]},

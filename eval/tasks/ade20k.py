@@ -14,7 +14,8 @@ from mmengine.config import Config
 from pydantic import Field
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.datasets.ade20k import LabelMaps, open_label_maps
+from selfpatch.eval.checkpoints.pixels import pixels_of
+from selfpatch.eval.datasets.ade20k import ZERO, LabelMaps, open_label_maps
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense.recipe import Recipe, TrainingSettings
 from selfpatch.eval.dense.require import import_dense
@@ -38,6 +39,7 @@ class Settings(TrainingSettings, TaskSettings):
     data: Path = Field(Path("data/ade20k"), description="where the data set lies")
     crop: int | None = Field(None, ge=32, description="side of training crops, short side of test images")
     multi_scale: bool = Field(False, description="test at 6 scales, flipped too; mean probabilities")
+    ignore_zero: bool = Field(False, description="label 0 is nobody's even where the last label is nowhere")
     save_predictions: bool = Field(False, description="keep label maps, as PNGs in ADE20K's format")
     protocol: str | None = recipes.protocol_option("ade20k")
 
@@ -48,7 +50,7 @@ def open(settings: Settings) -> LabelMaps:
     if config and (odd := sorted(set(config.keys()) ^ KNOWN)):
         kind = "unknown key" if odd[0] in config else "no"
         raise UserError(f"{config.filename}: {kind} {odd[0]}: start from configs/_base_/ade20k.py, which has them all")
-    dataset = open_label_maps(settings.data)
+    dataset = open_label_maps(settings.data, {ZERO} if settings.ignore_zero else ())
     classes = len(class_names(dataset))
     if classes < 2:
         raise UserError(f"{settings.data}/classes.json names one class: there is nothing to tell apart")
@@ -60,7 +62,7 @@ def open(settings: Settings) -> LabelMaps:
 def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
     name, recipe, config = _read(settings, backbone)
-    more = {"crop": config.crop, "multi_scale": settings.multi_scale}
+    more = {"crop": config.crop, "multi_scale": settings.multi_scale, **pixels_of(settings, backbone).departing}
     return recipes.protocol(name + "+multi-scale" * settings.multi_scale, recipe, config, more)
 
 
@@ -71,9 +73,10 @@ def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, o
 
     name, recipe, config = _read(settings, backbone)
     root, classes = dataset.root.resolve(), class_names(dataset)
+    pixels = pixels_of(settings, backbone)
     identity = {  # of the trained weights: how they are tested is no part of it
         "task": "ade20k",
-        "protocol": recipes.protocol(name, recipe, config, {"crop": config.crop}).as_json(),
+        "protocol": recipes.protocol(name, recipe, config, {"crop": config.crop, **pixels.departing}).as_json(),
         "data": dataset.identity.sha256,
         "checkpoint": backbone.checkpoint_sha256,
         "weights": backbone.weights_sha256,
@@ -81,7 +84,7 @@ def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, o
     }
     metric = seg.ImageIoU(classes)
     test = seg.test_pipeline(config.crop, len(classes), settings.multi_scale)
-    train = seg.train_pipeline(config.crop, len(classes), config.augment)
+    train = seg.train_pipeline(config.crop, len(classes), config.augment, settings.skip_unreadable)
     plan = trainer.Plan(
         name=name.partition("@")[0],
         scope="mmseg",
@@ -129,11 +132,10 @@ def model_config(
     for part in ("decode_head", "auxiliary_head"):
         if part in model:
             model[part]["num_classes"] = classes
-    side = (config.crop, config.crop)
+    side, pixels = (config.crop, config.crop), pixels_of(settings, backbone)
     model["data_preprocessor"] = {
         "type": "SegDataPreProcessor",
-        "mean": list(MEAN),
-        "std": list(STD),
+        **(pixels.in_255 if pixels.departing else {"mean": list(MEAN), "std": list(STD)}),
         "bgr_to_rgb": True,
         "pad_val": 0,
         "seg_pad_val": IGNORED,
@@ -150,7 +152,7 @@ def _read(settings: Settings, backbone: LoadedBackbone) -> tuple[str, Recipe, Co
     if settings.crop not in (None, config.crop):
         config.crop = settings.crop
         name += f"+crop={settings.crop}"
-    return name, recipe, config
+    return name + "+ignore_zero" * settings.ignore_zero, recipe, config
 
 
 def _check_share(plan: Any, settings: Settings, crop: int) -> None:

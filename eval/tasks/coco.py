@@ -13,7 +13,9 @@ from mmengine.config import Config
 from pydantic import Field
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import pixels_of
 from selfpatch.eval.datasets.coco import Instances, open_instances
+from selfpatch.eval.datasets.coco_annotations import LOOSE
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense.recipe import TrainingSettings
 from selfpatch.eval.dense.require import import_dense
@@ -36,6 +38,7 @@ class Settings(TrainingSettings, TaskSettings):
 
     data: Path = Field(Path("data/coco"), description="where the data set lies")
     images: Path | None = Field(None, description="photographs, if not below --data")
+    loose_boxes: bool = Field(False, description="take boxes that do not fit their masks, or their images, as meant")
     check_scorer: bool = Field(False, description="check APs, APm, APl with pycocotools too")
     protocol: str | None = recipes.protocol_option("coco")
 
@@ -45,7 +48,7 @@ def open(settings: Settings) -> Instances:
     config = {} if settings.protocol is None else recipes.read("coco", settings.protocol, settings)[2]
     if unknown := sorted(set(config) - KNOWN):
         raise UserError(f"{config.filename}: unknown key {unknown[0]}: known are {', '.join(sorted(KNOWN))}")
-    dataset = open_instances(settings.data, settings.images)
+    dataset = open_instances(settings.data, settings.images, _allowed(settings))
     classes = len(dataset.truth["categories"])
     if config.get("num_classes") not in (None, classes):
         raise UserError(f"{settings.data} has {classes} classes, but {config.filename} insists on {config.num_classes}")
@@ -54,7 +57,7 @@ def open(settings: Settings) -> Instances:
 
 def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
-    return recipes.protocol(*_read(settings, backbone))
+    return recipes.protocol(*_read(settings, backbone), pixels_of(settings, backbone).departing)
 
 
 def evaluate(backbone: LoadedBackbone, dataset: Instances, settings: Settings, out: Path) -> Evaluation | None:
@@ -69,13 +72,20 @@ def evaluate(backbone: LoadedBackbone, dataset: Instances, settings: Settings, o
 
 def _read(settings: Settings, backbone: LoadedBackbone) -> tuple[str, recipes.Recipe, Config]:
     """The protocol's name, recipe and config for this backbone; the default one is its family's."""
-    return recipes.read("coco", settings.protocol or DEFAULTS[backbone.arch["family"]], settings, backbone)
+    chosen = settings.protocol or DEFAULTS[backbone.arch["family"]]
+    name, recipe, config = recipes.read("coco", chosen, settings, backbone)
+    return name + "+loose_boxes" * settings.loose_boxes, recipe, config
+
+
+def _allowed(settings: Settings) -> set[str]:
+    return {LOOSE} if settings.loose_boxes else set()
 
 
 def plan(backbone: LoadedBackbone, dataset: Instances, settings: Settings, metric: Any) -> Any:
     """What is trained and how it is measured, as the trainer takes it."""
     detection = import_dense("selfpatch.eval.dense.detection")  # mmdet takes seconds to import: after all checks
     from selfpatch.eval.dense import trainer
+    from selfpatch.eval.dense.loading import with_one_reader
 
     name, recipe, config = _read(settings, backbone)
     classes = tuple(category["name"] for category in dataset.truth["categories"])
@@ -84,13 +94,18 @@ def plan(backbone: LoadedBackbone, dataset: Instances, settings: Settings, metri
     model["neck"]["in_channels"] = [backbone.model.widths[index] for index in recipe.taps]
     for head in ("bbox_head", "mask_head"):
         model["roi_head"][head]["num_classes"] = len(classes)
+    pixels = pixels_of(settings, backbone)
+    if pixels.departing:
+        model["data_preprocessor"] |= pixels.in_255
+    train = with_one_reader(config.train_pipeline, settings.skip_unreadable)
+    data = {"train": train, "val": with_one_reader(config.test_pipeline)}
     train, val = (
-        detection.data_config(*dataset.paths[split], classes, pipeline, split == "val")
-        for split, pipeline in (("train", config.train_pipeline), ("val", config.test_pipeline))
+        detection.data_config(*dataset.paths[split], classes, pipeline, split == "val", _allowed(settings))
+        for split, pipeline in data.items()
     )
     identity = {
         "task": "coco",
-        "protocol": recipes.protocol(name, recipe, config).as_json(),
+        "protocol": recipes.protocol(name, recipe, config, pixels.departing).as_json(),
         "data": dataset.identity.sha256,
         "checkpoint": backbone.checkpoint_sha256,
         "weights": backbone.weights_sha256,

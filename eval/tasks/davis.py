@@ -32,7 +32,7 @@ from selfpatch.eval.measures.jf import VOID, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain import settings as declared
-from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 from selfpatch.pretrain.images import read_labels
@@ -95,7 +95,7 @@ class Settings(Propagation, TaskSettings):
     )
 
     def on(self, backbone: LoadedBackbone) -> Settings:
-        """These settings with what depends on the backbone: the stage of a Swin, a multiple that suits the patches.
+        """These settings with what depends on the backbone: its place, its pixels, a multiple that suits the patches.
 
         Raises:
             UserError: the backbone has no such block or stage.
@@ -108,6 +108,9 @@ class Settings(Propagation, TaskSettings):
         if index >= places:
             raise UserError(f"--{own} {index + FIRST[own]}: {name} has 0 … {places - 1}, and -1 for the last")
         found = {own: index + FIRST[own]}
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        found |= {key: tuple(trained) for key in usual if (trained := getattr(model, key)) != usual[key]}
+        found = {key: value for key, value in found.items() if key == own or key not in self.model_fields_set}
         side = model.strides[index]
         if "side_multiple" not in self.model_fields_set and (self.short_side % side or self.long_multiple % side):
             found["side_multiple"] = side

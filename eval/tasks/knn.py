@@ -16,6 +16,7 @@ from torch import Tensor
 from selfpatch.eval.checkpoints import features
 from selfpatch.eval.checkpoints.features import FeatureSettings, Preprocessing
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import Pixels, pixels_of
 from selfpatch.eval.datasets.image_folder import LabelledFolder, open_folder, split_of
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError
@@ -80,8 +81,9 @@ def open(settings: Settings) -> LabelledFolder:
 
 def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
-    own = {**features.parameters(settings), **as_json(settings, Vote), "split": split_of(settings.data)}
-    return Protocol("knn-dino@1" + changed(settings, Vote), own)
+    own = {**features.parameters(settings, backbone), **as_json(settings, Vote), "split": split_of(settings.data)}
+    departing = changed(settings, Vote) + changed(pixels_of(settings, backbone), Pixels)
+    return Protocol("knn-dino@1" + departing, own)
 
 
 def evaluate(backbone: LoadedBackbone, dataset: LabelledFolder, settings: Settings, out: Path) -> Evaluation:

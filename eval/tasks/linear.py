@@ -18,6 +18,7 @@ from torch import Tensor
 from selfpatch.eval.checkpoints import features
 from selfpatch.eval.checkpoints.features import FeatureSettings, Preprocessing
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import Pixels, pixels_of
 from selfpatch.eval.datasets.image_folder import LabelledFolder, held_out, open_folder, split_of
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError
@@ -126,7 +127,8 @@ def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
         else f"every {HELD_OUT}th training image of a class, from its 2nd; then all",
         "split": split_of(settings.data),
     }
-    return Protocol("linear-logistic@1" + changed(settings, Fit), {**features.parameters(settings), **own})
+    departing = changed(settings, Fit) + changed(pixels_of(settings, backbone), Pixels)
+    return Protocol("linear-logistic@1" + departing, {**features.parameters(settings, backbone), **own})
 
 
 def evaluate(backbone: LoadedBackbone, dataset: LabelledFolder, settings: Settings, out: Path) -> Evaluation:

@@ -222,11 +222,11 @@ def test_a_cut_extraction_goes_on_to_the_same_features(evaluate, tmp_path, monke
     read = []
     monkeypatch.setattr(features, "SAVE_EVERY", -1.0)
 
-    def counted(path, resize, crop, stop_after):
+    def counted(path, resize, crop, pixels, stop_after):
         read.append(path)
         if len(read) > stop_after:
             raise UserError("stopped here")
-        return read_image(path, resize, crop)
+        return read_image(path, resize, crop, pixels)
 
     monkeypatch.setattr(features, "read_image", lambda *a: counted(*a, stop_after=12))
     with pytest.raises(UserError, match="stopped here"):
