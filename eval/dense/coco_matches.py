@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from selfpatch.eval.datasets.coco_annotations import as_rle
+from selfpatch.eval.datasets.coco_sense import as_rle
 
 MOST = 100  # detections of an image and class
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -19,7 +19,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from selfpatch.eval.datasets.coco_annotations import as_rle
+from selfpatch.eval.datasets.coco_sense import as_rle
 from selfpatch.eval.dense.coco_matches import match
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.metrics import DETECTION

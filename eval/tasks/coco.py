@@ -15,7 +15,7 @@ from pydantic import Field
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.pixels import pixels_of
 from selfpatch.eval.datasets.coco import Instances, open_instances
-from selfpatch.eval.datasets.coco_annotations import LOOSE
+from selfpatch.eval.datasets.coco_sense import LOOSE
 from selfpatch.eval.dense import recipe as recipes
 from selfpatch.eval.dense.recipe import TrainingSettings
 from selfpatch.eval.dense.require import import_dense

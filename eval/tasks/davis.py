@@ -26,13 +26,14 @@ from pydantic import Field
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import IMAGENET
 from selfpatch.eval.datasets.davis import ABSENT, Video, Videos, open_videos, write_mask
 from selfpatch.eval.datasets.frames import FramePreparation, encoded_frames
 from selfpatch.eval.measures.jf import VOID, score_folder
 from selfpatch.eval.measures.propagation import LabelPropagation, hard_labels, one_hot
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain import settings as declared
-from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 from selfpatch.pretrain.images import read_labels
@@ -90,9 +91,7 @@ class Settings(Propagation, TaskSettings):
     data: Path = Field(Path("data/DAVIS"), description="where the data set lies")
     sequences: tuple[str, ...] = Field((), description="only these of ImageSets/2017/val.txt")
     resolution: str = Field("480p", description="folder under JPEGImages and Annotations, or Full-Resolution")
-    absent_objects: bool = Field(
-        False, description="score objects that the first mask skips, too: never there, J = F = 1"
-    )
+    absent_objects: bool = Field(False, description="score objects that the first mask skips, too: J = F = 1")
 
     def on(self, backbone: LoadedBackbone) -> Settings:
         """These settings with what depends on the backbone: its place, its pixels, a multiple that suits the patches.
@@ -108,9 +107,8 @@ class Settings(Propagation, TaskSettings):
         if index >= places:
             raise UserError(f"--{own} {index + FIRST[own]}: {name} has 0 … {places - 1}, and -1 for the last")
         found = {own: index + FIRST[own]}
-        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        found |= {key: tuple(trained) for key in usual if (trained := getattr(model, key)) != usual[key]}
-        found = {key: value for key, value in found.items() if key == own or key not in self.model_fields_set}
+        own_pixels = {key: getattr(model, key) for key, usual in IMAGENET if getattr(model, key) != usual}
+        found |= {key: values for key, values in own_pixels.items() if key not in self.model_fields_set}
         side = model.strides[index]
         if "side_multiple" not in self.model_fields_set and (self.short_side % side or self.long_multiple % side):
             found["side_multiple"] = side
