@@ -74,6 +74,18 @@ def test_golden_masks_score_the_same_bits_as_the_plain_formulation(name, sequenc
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_golden_made_up_masks_score_as_the_official_evaluation_scored_them():
+    """Blobs that move, vanish and are void, with what db_eval_iou, db_eval_boundary and db_statistics gave for them."""
+    with np.load(golden("jf_made.npz")) as file:
+        recorded = dict(file)
+    names = sorted({key.split("/")[0] for key in recorded} - {"global"})
+    scores = jf.Scores({n: jf.score_sequence(recorded[f"{n}/truth"], recorded[f"{n}/prediction"]) for n in names})
+    for name, measures in scores.sequences.items():
+        for letter, values in zip("JF", measures, strict=True):
+            np.testing.assert_allclose(values, recorded[f"{name}/{letter}"], rtol=0, atol=1e-12)
+    assert scores.summary() == pytest.approx({key: recorded[f"global/{key}"] for key in GLOBAL}, rel=0, abs=1e-12)
+
+
 # --- equal bits to the plain formulation on made-up masks ----------------------------------------------------------
 
 
