@@ -83,7 +83,9 @@ def test_golden_made_up_masks_score_as_the_official_evaluation_scored_them():
     for name, measures in scores.sequences.items():
         for letter, values in zip("JF", measures, strict=True):
             np.testing.assert_allclose(values, recorded[f"{name}/{letter}"], rtol=0, atol=1e-12)
-    assert scores.summary() == pytest.approx({key: recorded[f"global/{key}"] for key in GLOBAL}, rel=0, abs=1e-12)
+    assert scores.summary() == pytest.approx(
+        {key: float(recorded[f"global/{key}"]) for key in GLOBAL}, rel=0, abs=1e-12
+    )
 
 
 # --- equal bits to the plain formulation on made-up masks ----------------------------------------------------------
