@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ OFFICIAL_VAL = {  # sequence: frames, objects
 OFFICIAL_FRAMES = 1999
 OFFICIAL_SHORT, OFFICIAL_LONG = 480, range(640, 1281)  # pixels; most sequences are 854 x 480
 OFFICIAL_BYTES = range(15_000, 150_000)  # of a frame, on average over a sequence: 40 to 72 thousand in six of them
+ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 ABSENT = "absent_objects"  # the setting that overrules what makes figures of objects meaningless
 LAYOUT = "expected JPEGImages/480p/<sequence>/*.jpg, Annotations/480p/<sequence>/*.png and ImageSets/2017/val.txt"
 
@@ -72,6 +74,10 @@ class Video:
 
     def fingerprint(self) -> str:
         """SHA-256 of the name, and of the names and contents of all frames and masks (all of DAVIS val: 0.3 s)."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
         for path in (path for pair in zip(self.frames, self.masks) for path in pair):
             content = path.read_bytes()
@@ -117,7 +123,7 @@ def open_videos(
         UserError: something is missing or cannot be evaluated.
     """
     videos, listed = read_tree(Path(root), resolution, sequences)
-    findings = require([*passed_by(*listed), *check_videos(videos, thorough=True)], allowed)
+    findings = require([*passed_by(*listed), *check_videos(videos, thorough=True, decode=False)], allowed)
     return Videos(Path(root), resolution, tuple(videos), bool(sequences), tuple(findings))
 
 
@@ -210,12 +216,13 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
     return findings + passed_by(*listed) + check_videos(videos, thorough)
 
 
-def check_videos(videos: Sequence[Video], thorough: bool = False) -> list[Finding]:
+def check_videos(videos: Sequence[Video], thorough: bool = False, decode: bool = True) -> list[Finding]:
     """Look into the files of some sequences: object ids, frames and masks that can be read, sizes, what is odd.
 
     Args:
         videos: sequences that :func:`read_tree` found whole.
         thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
+        decode: decode the frames that are opened; without it only those whose file does not end as it should.
     """
     findings, moments, objects = [], [], 0
     for video in videos:
@@ -233,7 +240,7 @@ def check_videos(videos: Sequence[Video], thorough: bool = False) -> list[Findin
     opened = sample(moments, thorough, SAMPLE // 2)
     headers, late = [], {}
     with ThreadPoolExecutor() as pool:
-        for moment, looked in zip(opened, pool.map(_Moment.look, opened)):
+        for moment, looked in zip(opened, pool.map(partial(_Moment.look, decode=decode), opened)):
             findings += looked.findings
             headers += [looked.header] if looked.header else []
             for number in looked.ids - moment.ids:
@@ -266,10 +273,14 @@ class _Moment:
     size: tuple[int, int]
     ids: set[int]
 
-    def look(self) -> _Looked:
-        """Errors if one of the two cannot be read or is not of the sequence's size; else the ids in the mask."""
+    def look(self, decode: bool) -> _Looked:
+        """Errors if one of the two cannot be read or is not of the sequence's size; else the ids in the mask.
+
+        A frame is decoded if asked, and if its file does not end as one of its format does: it may be cut short.
+        """
         try:
-            header, labels = read_header(self.frame, decode=True), read_labels(self.mask)
+            header = read_header(self.frame, decode=decode or not ends_whole(self.frame))
+            labels = read_labels(self.mask)
             fits = {
                 self.frame: self.size in (header.size, upright_size(self.frame)),
                 self.mask: labels.shape == self.size,
@@ -287,6 +298,14 @@ class _Moment:
             if not fit
         ]
         return _Looked(wrong, header, frozenset(ids_of(labels)))
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether a file ends as a whole one of its format does; False for a format whose end is not known."""
+    with open(path, "rb") as file:
+        file.seek(-min(64, path.stat().st_size), os.SEEK_END)
+        end = ENDS.get(path.suffix.lower())
+        return end is not None and file.read().rstrip(b"\0").endswith(end)
 
 
 def fingerprint_of(videos: Iterable[Video]) -> str:

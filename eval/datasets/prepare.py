@@ -11,6 +11,7 @@ from types import ModuleType
 
 from selfpatch.eval.datasets.archives import unpack_downloads
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.settings import check
 
 DESCRIPTION = """Look at a data set: what is there, what is missing or odd, where to get it.
 
@@ -36,13 +37,19 @@ def sets() -> dict[str, ModuleType]:
 
 def main(argv: Sequence[str]) -> None:
     """Unpack, check, print; UserError if anything is wrong."""
+    from selfpatch.eval import tasks  # they stand above the data sets, and this command above both
+
     known = sets()
+    own = [name for name in tasks.names() if getattr(tasks.load(name), "SOURCE", name) not in known]
     parser = command_parser(DESCRIPTION)
-    parser.add_argument("set", choices=list(known), help="which data set")
+    parser.add_argument("set", choices=[*known, *own], help="which data set")
     parser.add_argument("--data", type=Path, metavar="DIR", help="its folder; without it: data/<set>")
     parser.add_argument("--images", type=Path, metavar="DIR", help="coco: the photographs, where they lie elsewhere")
     parser.add_argument("--all", action="store_true", help="open every file instead of a sample of large sets")
     given = parser.parse_args(argv)
+    if given.set in own:
+        _open(tasks.load(given.set), given.data)
+        return
     module = known[given.set]
     root = given.data or Path(module.SOURCE.folder)
     for line in unpack_downloads(module.SOURCE, root):
@@ -57,6 +64,14 @@ def main(argv: Sequence[str]) -> None:
             f"{given.set} in {root} cannot be used yet: {errors} thing{'s' * (errors > 1)} to mend, see above"
         )
     print(f"{given.set} in {root} is ready")
+
+
+def _open(task: ModuleType, root: Path | None) -> None:
+    """Look at the data of a task that brings its own, by what its evaluation opens it with."""
+    settings = check(task.Settings, {} if root is None else {"data": root}, what="setting")
+    for finding in task.open(settings).findings:
+        print(f"warn   {finding}")
+    print(f"{settings.data} is ready")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,57 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selfpatch.pretrain.cli import UserError
+
+
+def item_of(images: Any, index: int) -> dict | UserError:
+    """An item, or what is wrong with its files: torch would turn an exception of a loading process into a page."""
+    try:
+        return images[index]
+    except UserError as error:
+        return error
+
+
+class Images(Dataset):
+    """A data set in its own order.
+
+    Args:
+        images: a data set of mmdet or mmseg.
+    """
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.metainfo = images, images.metainfo
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict | UserError:
+        return item_of(self.images, index)
+
+
+class Loader(DataLoader):
+    """Batches as mmengine's models take them; raises the UserError of a loading process as it is."""
+
+    def __init__(self, images: Dataset, **options: Any) -> None:
+        super().__init__(images, collate_fn=collate, **options)
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def collate(items: list[dict | UserError]) -> dict | UserError:
+    """A batch, or the first error among its items."""
+    return next((item for item in items if isinstance(item, UserError)), None) or pseudo_collate(items)
 
 
 class ImageStream(Dataset):
@@ -47,9 +91,9 @@ class ImageStream(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, address: int) -> dict:
+    def __getitem__(self, address: int) -> dict | UserError:
         seed_everything(self.seed, 0, address)
-        return self.images[address % len(self)]
+        return item_of(self.images, address % len(self))
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of one epoch in their random order; grouped: pairs of one orientation stay together."""

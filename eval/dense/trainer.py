@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import DefaultSampler
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -32,10 +32,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.data import DataLoader
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.dense.image_stream import Batches, ImageStream
+from selfpatch.eval.dense.image_stream import Batches, Images, ImageStream, Loader
 from selfpatch.eval.dense.pyramid import SelfPatchPyramid
 from selfpatch.eval.dense.recipe import Recipe, RunSettings
 from selfpatch.pretrain import launch
@@ -207,14 +206,14 @@ def _runner(
     loading = {"num_workers": workers, "persistent_workers": workers > 0}
     batches = Batches(stream, recipe.batch_size, settings.accumulate, iterations)
     newest = folder / "checkpoint.pth"
-    tests = _data_set(plan.test_data)
+    tests = Images(_data_set(plan.test_data))
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and settings.launcher != "none" else {}
     often = min(settings.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
     saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False, "advice": DIVERGED}
     runner = running.SafeRunner(
         model=ConfigDict(plan.model),
         work_dir=str(folder),
-        train_dataloader=DataLoader(stream, batch_sampler=batches, collate_fn=pseudo_collate, **loading),
+        train_dataloader=Loader(stream, batch_sampler=batches, **loading),
         train_cfg={
             "type": "AddressedTrainLoop",
             "max_iters": iterations,
@@ -230,9 +229,7 @@ def _runner(
             "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
         },
         param_scheduler=recipe.schedulers(iterations),
-        test_dataloader=DataLoader(
-            tests, batch_size=1, sampler=DefaultSampler(tests, shuffle=False), collate_fn=pseudo_collate, **loading
-        ),
+        test_dataloader=Loader(tests, batch_size=1, sampler=DefaultSampler(tests, shuffle=False), **loading),
         test_cfg={},
         test_evaluator=Evaluator([plan.metric]),
         default_hooks={

@@ -20,7 +20,7 @@ from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_optio
 from selfpatch.eval.datasets.prepare import sets
 from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
-from selfpatch.eval.studies.sweep import CellError, run_logged
+from selfpatch.eval.studies.sweep import CellError, run_evaluation
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
@@ -114,12 +114,10 @@ def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) ->
     Raises:
         CellError: the evaluation failed.
     """
-    command = [sys.executable, "-m", "selfpatch.eval.run", instrument.task, str(checkpoint), *options(instrument, args)]
-    command += ["--records", str(args.out / "records"), "--out", str(args.out / "eval" / instrument.name)]
+    words = [instrument.task, str(checkpoint), *options(instrument, args)]
+    words += ["--records", str(args.out / "records"), "--out", str(args.out / "eval" / instrument.name)]
     began = time.perf_counter()
-    output = run_logged(command, args.out / "calibrate.log", (), lambda line: print(f"  {line}", flush=True))
-    named = [line.removeprefix("record: ") for line in output.splitlines() if line.startswith("record: ")]
-    record = Record.read(Path(named[-1]))
+    record = run_evaluation(words, args.out / "calibrate.log", (), lambda line: print(f"  {line}", flush=True))
     figures = "  ".join(f"{name} {record.metrics[name]:.2f}" for name in record.headline if name in record.metrics)
     print(f"{instrument.name}, {record.method}: {figures}  ({time.perf_counter() - began:.0f} s)", flush=True)
     return record

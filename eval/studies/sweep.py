@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -156,13 +157,22 @@ def evaluate(place: Place, cell: Cell, number: int, checkpoint: Path, lock: int,
     task, argv = cell.evaluations[number]
     out = place.folder / "eval" / file_name(cell.name) / f"{number}-{task}"
     where = ["--records", str(place.folder / "records"), "--out", str(out)]
-    output = run_logged([*EVALUATE, task, str(checkpoint), *argv, *where], place.log(cell), (lock,), say)
-    named = [line.removeprefix("record: ") for line in output.splitlines() if line.startswith("record: ")]
-    if not named:
-        raise CellError(f"it named no record: {last_words(output)}")
-    metrics = Record.read(named[-1]).overall
-    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in list(metrics.items())[:3]))
-    return os.path.relpath(named[-1], place.folder)
+    record = run_evaluation([task, str(checkpoint), *argv, *where], place.log(cell), (lock,), say)
+    figures = list(record.overall.items())[:3]
+    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures))
+    return os.path.relpath(record.path, place.folder)
+
+
+def run_evaluation(words: Sequence[str], log: Path, locks: Sequence[int], say: Callable[[str], None]) -> Record:
+    """Run an evaluation as a process of its own, as :func:`run_logged` does, and return its record.
+
+    Raises:
+        CellError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder, "record")
+        run_logged([*EVALUATE, *words, "--record-path", str(told)], log, locks, say)
+        return Record.read(told.read_text(encoding="utf-8").strip())
 
 
 def run_logged(words: Sequence[str], log: Path, locks: Sequence[int], say: Callable[[str], None]) -> str:
@@ -211,7 +221,10 @@ def last_words(output: str, error: bool = False) -> str:
 
 @contextmanager
 def held(path: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Hold the lock ``path``, after waiting for whoever has it; gives the descriptor, for children to hold it too."""
+    """Hold the lock ``path``, after waiting for whoever has it; gives the descriptor, for children to hold it too.
+
+    By hand, since filelock's locks end with this process: a child that outlives it must keep the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:

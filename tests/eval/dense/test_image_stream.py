@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from selfpatch.eval.dense.image_stream import AddressedTrainLoop, Batches, ImageStream
+from selfpatch.eval.dense.image_stream import AddressedTrainLoop, Batches, Images, ImageStream, Loader
+from selfpatch.pretrain.cli import UserError
 
 
 class Numbers:
@@ -56,3 +57,24 @@ def test_workers_change_nothing_of_what_a_model_draws(parts):
 
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn():
     assert drawn(2, workers=0, start=2) == drawn(2, workers=0)[4:]
+
+
+class Broken:
+    metainfo = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise UserError("2.png cannot be read")
+        return {"inputs": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_told_in_one_line_whoever_reads_it(workers):
+    batches = iter(Loader(Images(Broken()), batch_size=2, num_workers=workers))
+    assert len(next(batches)["inputs"]) == 2
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert str(caught.value) == "2.png cannot be read"

@@ -77,7 +77,7 @@ else:
     for path in sorted(records.glob(f"{task}-*.json")):
         known = json.loads(path.read_text())
         if (known["checkpoint_sha256"], known["split"]) == (f"{k:064}", of):
-            print(f"record: {path}")
+            Path(argv[argv.index("--record-path") + 1]).write_text(f"{path}\\n")
             sys.exit(0)
     say(["evaluate", k])
     if k == 2 and not os.environ.get("MENDED"):
@@ -87,7 +87,8 @@ else:
     record.update(task=task, protocol={"name": "stub", "parameters": {}}, metrics={"top-1": 50.0 + k}, seed=0)
     record.update(split=of, checkpoint_sha256=f"{k:064}", pretrain_epochs=1, arch={"name": "vit"})
     record.update(seconds=1.0, miniature=True)
-    print(f"record: {Record.model_validate(record).write(records, {}).path}")
+    path = Record.model_validate(record).write(records, {}).path
+    Path(argv[argv.index("--record-path") + 1]).write_text(f"{path}\\n")
 """
 DRIVER = """
 import sys

@@ -13,11 +13,12 @@ import numpy as np
 import propagation_plain as plain
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from recorded import golden
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from selfpatch.eval.datasets import davis as davis_set
 from selfpatch.eval.datasets import frames
 from selfpatch.eval.datasets.davis import OFFICIAL_VAL, Video, davis_palette, is_official, write_mask
 from selfpatch.eval.datasets.frames import FramePreparation
@@ -472,6 +473,21 @@ def test_faults_of_the_data_are_found_before_the_work(tree, change, message):
     with pytest.raises(UserError, match=message) as caught:
         davis.open(parse(tree))
     assert "\n" not in str(caught.value)
+
+
+def test_each_frame_is_decoded_once_and_the_tree_walked_once(tree, tmp_path, monkeypatch):
+    decoded, walked = Counter(), Counter()
+    load, walk = ImageFile.ImageFile.load, davis_set.read_tree
+
+    def counted(image):
+        decoded[Path(image.filename).name if image.filename else None] += image.format == "JPEG" and bool(image.tile)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    monkeypatch.setattr(davis_set, "read_tree", lambda *a: walked.update(["tree"]) or walk(*a))
+    run(tree, tmp_path / "out")
+    assert sum(decoded.values()) == 10
+    assert walked == {"tree": 1}
 
 
 def test_only_the_sequences_that_are_asked_for_must_be_sound(tree):
