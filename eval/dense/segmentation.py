@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from selfpatch.eval.datasets.ade20k import pairs_in
 from selfpatch.eval.dense.loading import IGNORED
 from selfpatch.pretrain.files import atomic_path
+from selfpatch.reports.metrics import SEGMENTATION, iou_by_class
 
 warnings.filterwarnings("ignore", "Default ``avg_non_ignore``")  # as published: ignored pixels count in the mean
 register_all_modules(init_default_scope=False)  # losses, heads and transforms that configs name
@@ -166,7 +167,7 @@ class ImageIoU(BaseMetric):
         names = sorted(counted)
         arrays = [np.stack([counted[name][i] for name in names]) for i in range(3)]  # (images, classes)
         self.units = {"image": np.array(names), **dict(zip(("intersection", "union", "label"), arrays))}
-        self.metrics = metrics_of(*arrays, self.classes)
+        self.metrics = metrics_of(self.units, self.classes)
         return {name: value for name, value in self.metrics.items() if "/" not in name}
 
 
@@ -180,17 +181,9 @@ def pixel_counts(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tupl
     return hit, shown + true - hit, true
 
 
-def metrics_of(
-    intersection: np.ndarray, union: np.ndarray, label: np.ndarray, classes: Sequence[str]
-) -> dict[str, float]:
-    """mIoU, mAcc, aAcc and the IoU of each class, in per cent, from counts (images, classes).
-
-    A class that is neither in the ground truth nor predicted has no IoU and counts in no mean; one that is not in the
-    ground truth has no accuracy.
-    """
-    hit, union, label = (counts.sum(0, dtype=np.float64) for counts in (intersection, union, label))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou, accuracy = 100 * hit / union, 100 * hit / label
-    metrics = {"mIoU": np.nanmean(iou), "mAcc": np.nanmean(accuracy[label > 0]), "aAcc": 100 * hit.sum() / label.sum()}
-    metrics |= {f"IoU/{name}": value for name, value in zip(classes, iou) if np.isfinite(value)}
-    return {name: float(value) for name, value in metrics.items()}
+def metrics_of(units: dict[str, np.ndarray], classes: Sequence[str]) -> dict[str, float]:
+    """mIoU, mAcc, aAcc and the IoU of each class that has one, in per cent, from what is kept of each image."""
+    iou = 100 * iou_by_class(units, np.ones((1, len(units["image"]))))[0]
+    return SEGMENTATION.evaluate(units) | {
+        f"IoU/{name}": float(value) for name, value in zip(classes, iou) if np.isfinite(value)
+    }

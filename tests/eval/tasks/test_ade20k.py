@@ -102,14 +102,15 @@ def maps(seed: int, classes: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.integers(0, classes - seed % 2, truth.shape), truth) for truth in truths]
 
 
-def counts(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int = 4) -> list[np.ndarray]:
-    return [np.stack(arrays) for arrays in zip(*(seg.pixel_counts(p, t, classes) for p, t in pairs))]
+def counts(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int = 4) -> dict[str, np.ndarray]:
+    arrays = map(np.stack, zip(*(seg.pixel_counts(p, t, classes) for p, t in pairs)))
+    return {"image": np.arange(len(pairs)).astype(str), **dict(zip(("intersection", "union", "label"), arrays))}
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_those_counted_pixel_by_pixel(seed):
     pairs = maps(seed)
-    found = seg.metrics_of(*counts(pairs), NAMES)
+    found = seg.metrics_of(counts(pairs), NAMES)
     pixels = [(int(p), int(t)) for pred, truth in pairs for p, t in zip(pred.ravel(), truth.ravel()) if t != 255]
     iou, accuracy = {}, {}
     for c, name in enumerate(NAMES):
@@ -136,7 +137,7 @@ def test_metrics_equal_those_of_mmseg(seed):
         sample = {key: {"data": torch.from_numpy(value)[None]} for key, value in tensors.items()}
         metric.process({}, [sample])
     expected = metric.compute_metrics(metric.results)
-    found = seg.metrics_of(*counts(maps(seed)), NAMES)
+    found = seg.metrics_of(counts(maps(seed)), NAMES)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.0051)  # theirs are rounded
 
 
@@ -331,7 +332,7 @@ def test_recorded_figures_follow_from_the_units_and_from_the_saved_predictions(t
     assert any("never" in note for note in record["notes"]) == ("IoU/never" not in record["metrics"])
     with np.load(trained / "records" / record["units"]) as units:
         assert units["image"].tolist() == [str(i) for i in range(5)]
-        again = seg.metrics_of(units["intersection"], units["union"], units["label"], NAMES)
+        again = seg.metrics_of(units, NAMES)
     assert again == pytest.approx(record["metrics"], abs=1e-9)
 
     (predictions,) = trained.glob("out/*/predictions")
