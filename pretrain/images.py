@@ -13,6 +13,7 @@ short is refused, where OpenCV would make the rest grey. What else there is has 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ warnings.filterwarnings("ignore", module="PIL")  # of what is odd in a file; it 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the ending says; none of them runs a program
 MOST_PIXELS = 178_956_970  # Pillow's own limit: half a gigabyte of RGB
+ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 ORIENTATION = ExifTags.Base.Orientation
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # what turns pixels upright that swap their sides
     5: lambda pixels: pixels.transpose(1, 0, 2),
@@ -86,6 +88,14 @@ def read_header(source: str | Path | bytes, decode: bool = False, name: str | No
         if decode:
             _pixels(image)
     return header
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether a file ends as a whole one of its format does; False for a format whose end is not known."""
+    with open(path, "rb") as file:
+        file.seek(-min(64, path.stat().st_size), os.SEEK_END)
+        end = ENDS.get(path.suffix.lower())
+        return end is not None and file.read().rstrip(b"\0").endswith(end)
 
 
 def read_picture(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from selfpatch.eval.measures.jf import VOID
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import read_lines
 from selfpatch.pretrain.folders import Listing, list_files, merged
-from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
+from selfpatch.pretrain.images import Header, ends_whole, read_header, read_labels, upright_size
 from selfpatch.reports.record import Dataset
 
 SOURCE = Source(
@@ -59,7 +58,6 @@ OFFICIAL_VAL = {  # sequence: frames, objects
 OFFICIAL_FRAMES = 1999
 OFFICIAL_SHORT, OFFICIAL_LONG = 480, range(640, 1281)  # pixels; most sequences are 854 x 480
 OFFICIAL_BYTES = range(15_000, 150_000)  # of a frame, on average over a sequence: 40 to 72 thousand in six of them
-ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 ABSENT = "absent_objects"  # the setting that overrules what makes figures of objects meaningless
 LAYOUT = "expected JPEGImages/480p/<sequence>/*.jpg, Annotations/480p/<sequence>/*.png and ImageSets/2017/val.txt"
 
@@ -72,12 +70,9 @@ class Video:
     frames: tuple[Path, ...]
     masks: tuple[Path, ...]
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the name, and of the names and contents of all frames and masks (all of DAVIS val: 0.3 s)."""
-        return self._sha256
-
     @cached_property
-    def _sha256(self) -> str:
+    def sha256(self) -> str:
+        """SHA-256 of the name, and of the names and contents of all frames and masks (all of DAVIS val: 0.3 s)."""
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
         for path in (path for pair in zip(self.frames, self.masks) for path in pair):
             content = path.read_bytes()
@@ -233,9 +228,7 @@ def check_videos(videos: Sequence[Video], thorough: bool = False, decode: bool =
         if gaps := sorted(set(range(1, max(ids))) - ids):
             shown = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
             what = f"{video.masks[0]} skips object {shown}"
-            fix = (
-                "each counts as an object that is never there (J = F = 1): number objects 1, 2, …, or overrule it with"
-            )
+            fix = "each counts as an object that is never there (J = F = 1): number objects 1, 2, …, or give"
             findings.append(Finding("error", what, f"{fix} --{ABSENT.replace('_', '-')}", ABSENT))
     opened = sample(moments, thorough, SAMPLE // 2)
     headers, late = [], {}
@@ -300,17 +293,9 @@ class _Moment:
         return _Looked(wrong, header, frozenset(ids_of(labels)))
 
 
-def ends_whole(path: Path) -> bool:
-    """Whether a file ends as a whole one of its format does; False for a format whose end is not known."""
-    with open(path, "rb") as file:
-        file.seek(-min(64, path.stat().st_size), os.SEEK_END)
-        end = ENDS.get(path.suffix.lower())
-        return end is not None and file.read().rstrip(b"\0").endswith(end)
-
-
 def fingerprint_of(videos: Iterable[Video]) -> str:
     """SHA-256 over the fingerprints of a set of videos."""
-    return hashlib.sha256("\n".join(video.fingerprint() for video in videos).encode()).hexdigest()
+    return hashlib.sha256("\n".join(video.sha256 for video in videos).encode()).hexdigest()
 
 
 def is_official(videos: Sequence[Video]) -> bool:

@@ -227,7 +227,7 @@ def propagate_all(
         "protocol": _protocol(settings).as_json(),
     }
     for video in videos:
-        source = {**made_by, "fingerprint": video.fingerprint()}
+        source = {**made_by, "fingerprint": video.sha256}
         known = None if anew else _finished(out, video, source)
         if known is None:
             todo.append((video, source))
