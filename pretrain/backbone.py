@@ -136,3 +136,8 @@ class Backbone(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, noise, *more, use_reentrant=False)
         return block(x, noise, *more)
+
+
+def sent_to(device: torch.device, host: Tensor) -> Tensor:
+    """A tensor of the host on a device, without waiting: a GPU copies it from pinned memory when its turn comes."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

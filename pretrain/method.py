@@ -12,7 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
+from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, sent_to
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.losses import mean_over_processes
 from selfpatch.pretrain.renamed import renamed
@@ -139,7 +139,7 @@ class Method(BaseModel):
         rank, world = get_dist_info()
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, salt))
         noise = torch.rand(backbone.num_branches, V, B * world, generator=generator)
-        return noise[..., rank::world].flatten(1).to(views.device)  # image j of process r stands at j·world + r
+        return sent_to(views.device, noise[..., rank::world].flatten(1))  # image j of process r stands at j·world + r
 
 
 def seed_of(*address: int) -> int:

@@ -22,6 +22,7 @@ import torch
 from mmengine.dist import get_dist_info
 from torch import Tensor
 
+from selfpatch.pretrain.backbone import sent_to
 from selfpatch.pretrain.contrastive import ContrastiveHead, KeyQueue, info_nce
 from selfpatch.pretrain.method import logged, seed_of
 from selfpatch.pretrain.moby import MoBYPretraining, by_view, project
@@ -134,4 +135,4 @@ class MoBYSelfPatchPretraining(MoBYPretraining):
         rank, world = get_dist_info()
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.iteration, 1000 + salt))
         order = torch.rand(B * world, N, generator=generator).argsort(1)[rank::world, : self.patch_keys]  # (B, n)
-        return keys.gather(1, order.to(keys.device).unsqueeze(-1).expand(-1, -1, D))
+        return keys.gather(1, sent_to(keys.device, order).unsqueeze(-1).expand(-1, -1, D))

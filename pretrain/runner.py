@@ -216,11 +216,11 @@ class StopWhenNotFinite(Hook):
             raise UserError(f"the loss is not finite {last_good(runner)}; {self.advice}")
 
 
-def last_good(runner: Runner) -> str:
-    """When a run has to stop, and what is left of it."""
+def last_good(runner: Runner, iteration: int | None = None) -> str:
+    """When a run has to stop (at the present iteration, counted from 0, or another), and what is left of it."""
     newest = Path(runner.work_dir) / "checkpoint.pth"
     kept = f"the last good state is {newest}" if newest.exists() else "no checkpoint had been saved yet"
-    return f"at iteration {runner.iter + 1}: {kept}"
+    return f"at iteration {1 + (runner.iter if iteration is None else iteration)}: {kept}"
 
 
 def _finite(value: torch.Tensor) -> bool:

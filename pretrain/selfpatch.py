@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from selfpatch.pretrain.backbone import sent_to
 from selfpatch.pretrain.class_attention import ClassAttentionPooling
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.dino import DINOPretraining
@@ -82,7 +83,7 @@ def match_positives(y: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tens
         flat indices (B, N, k) of the positives, most similar first, and which of them are valid (B, N, k): all, but for
         a patch with fewer than k candidates.
     """
-    candidates = candidates.to(y.device).expand(len(y), -1, -1)  # (B, N, K)
+    candidates = sent_to(y.device, candidates).expand(len(y), -1, -1)  # (B, N, K)
     with torch.autocast(y.device.type, enabled=False):  # the order of near ties needs float32
         unit = F.normalize(y.float(), dim=-1)
         similarity = (unit @ unit.mT).gather(2, candidates.clamp(min=0))  # (B, N, K)

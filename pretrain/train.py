@@ -28,7 +28,6 @@ from selfpatch.pretrain.runner import (
     ENVIRONMENT,
     KeepCheckpoints,
     SafeRunner,
-    StopWhenNotFinite,
 )
 
 INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
@@ -187,12 +186,12 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             "precision": config.precision,
         },
         default_hooks={
+            "runtime_info": hooks.ReadLosses(config.log_interval, STEADIER),
             "logger": {"type": "LoggerHook", "interval": config.log_interval},
             "checkpoint": None,
             "param_scheduler": None,
         },
         custom_hooks=[
-            StopWhenNotFinite(STEADIER),
             hooks.CountUnreadable(loader.dataset),
             hooks.SetStep(schedule),
             hooks.LogStep(),

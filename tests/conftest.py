@@ -13,6 +13,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order: two runs of 
 os.environ.pop("SELFPATCH_COMMAND", None)  # set by tools/test.sh for its own usage line
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` are skipped where there is none; torch is asked only if there are such tests."""
+    if marked := [item for item in items if item.get_closest_marker("gpu")]:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device in turn; products of float32 are exact to float32 on both."""
+    if request.param == "cuda":
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return request.param
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes ``golden_<name>`` runs once for each file ``<name>*.npz`` of the golden folders."""
     for name in metafunc.fixturenames:

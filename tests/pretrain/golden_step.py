@@ -58,31 +58,32 @@ def recorded_crops(recorded) -> list[Tensor]:
     return [torch.from_numpy(np.stack(crops[:2])), torch.from_numpy(np.stack(crops[2:]))]
 
 
-def take_step(recorded, rank: int = 0, world: int = 1) -> dict:
+def take_step(recorded, rank: int = 0, world: int = 1, device: str = "cpu", precision: str = "fp32") -> dict:
     """Take the recorded step with this process's share of the batch: losses, centres, gradient norms, weights."""
-    method, crops = recorded_method(recorded), recorded_crops(recorded)
-    crops = [views[:, rank::world] for views in crops]
+    method = recorded_method(recorded).to(device)
+    crops = [views[:, rank::world].to(device) for views in recorded_crops(recorded)]
     # lr, weight decay and momentum of the recorded step, in its first epoch: the last layers are frozen
     step = Step(lr=5e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04, last_layers_frozen=True)
     groups = parameter_groups(method)
     groups[0]["weight_decay"] = step.weight_decay
-    optimiser = PretrainOptimWrapper(torch.optim.AdamW(groups, lr=step.lr, fused=True), clip=3.0, per_parameter=True)
+    optimiser = PretrainOptimWrapper(torch.optim.AdamW(groups, lr=step.lr, fused=True), clip=3.0, precision=precision)
     optimiser.held = method.frozen_at_first()
     method.set_step(0, 0, step)
     model = torch.nn.parallel.DistributedDataParallel(method) if world > 1 else method
 
-    parts = model(crops)
+    with optimiser.optim_context(model):
+        parts = model(crops)
     parts["loss"].backward()
     norms = {name: float(p.grad.norm()) for name, p in method.student.named_parameters() if p.grad is not None}
     optimiser.step()
     method.after_step()
     return {
         "loss": {name: float(value.detach()) for name, value in parts.items()},
-        "cls_center": method.cls_center,
-        "patch_center": method.patch_center,
+        "cls_center": method.cls_center.cpu(),
+        "patch_center": method.patch_center.cpu(),
         "grad_norm": norms,
-        "student": method.student.state_dict(),
-        "teacher": method.teacher.state_dict(),
+        "student": {name: value.cpu() for name, value in method.student.state_dict().items()},
+        "teacher": {name: value.cpu() for name, value in method.teacher.state_dict().items()},
     }
 
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.config import load_config
-from selfpatch.pretrain.hooks import WatchTargets, entropy, spread
+from selfpatch.pretrain.hooks import ReadLosses, WatchTargets, entropy, spread
 from selfpatch.pretrain.train import build_method
 
 UNIFORM = torch.full((8, 16), 1 / 16)
@@ -74,3 +75,38 @@ def test_every_method_can_be_watched(name):
     assert set(targets) == {"dino_toy": {"cls"}, "selfpatch_toy": {"cls", "patch"}, "moby_toy": set()}[name]
     for probabilities in targets.values():
         torch.testing.assert_close(probabilities.sum(1), torch.ones(len(probabilities)))
+
+
+class OnGPU(torch.Tensor):
+    """Stands in for a number of a GPU."""
+
+    is_cuda = True
+
+
+def steps_of(hook: ReadLosses, losses: list[float], logged: list[tuple[str, float]]) -> None:
+    hub = SimpleNamespace(update_scalar=lambda name, value: logged.append((name, value)))
+    for number, loss in enumerate(losses):
+        runner = SimpleNamespace(
+            iter=number,
+            message_hub=hub,
+            work_dir="nowhere",
+            train_dataloader=range(100),
+            optim_wrapper=SimpleNamespace(grad_norm=torch.tensor(2.0)),
+        )
+        hook.after_train_iter(runner, number, outputs={"loss": torch.tensor(loss).as_subclass(OnGPU)})
+
+
+def test_a_gpu_is_asked_for_its_losses_only_when_they_are_logged():
+    logged, hook = [], ReadLosses(interval=3, advice="be steady")
+    steps_of(hook, [1.0, 2.0], logged)
+    assert not logged
+    steps_of(hook, [1.0, 2.0, 3.0], logged := [])
+    assert [value for name, value in logged if name == "train/loss"] == [1, 2, 1, 2, 3]
+    assert logged[-1] == ("train/grad_norm", 2)
+
+
+def test_the_first_loss_that_is_not_finite_is_named():
+    logged = []
+    with pytest.raises(UserError, match=r"not finite at iteration 2: no checkpoint .*; be steady"):
+        steps_of(ReadLosses(interval=3, advice="be steady"), [1.0, math.nan, math.inf], logged)
+    assert [value for name, value in logged if name == "train/loss"] == [1]

@@ -32,13 +32,13 @@ def close(found, expected, name: str, rtol: float = 1e-4, atol: float = 1e-6) ->
 
 
 @pytest.fixture(scope="module")
-def steps():
-    """Recorded step -> the step that this project takes, once for all tests."""
+def steps(device):
+    """On each device: recorded step -> the step that this project takes, once for all tests."""
     taken = {}
 
     def step(path):
         if path not in taken:
-            taken[path] = golden_step.take_step(np.load(path))
+            taken[path] = golden_step.take_step(np.load(path), device=device)
         return taken[path]
 
     return step
