@@ -150,3 +150,10 @@ def test_the_readme_names_only_tools_that_exist():
 def test_a_room_can_be_imported_where_no_gpu_and_no_network_is():
     done = subprocess.run([sys.executable, "-c", "import selfpatch.pretrain.train"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_only_tests_that_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+    defined = {name for path in TESTS for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    assert named
+    assert not named - defined

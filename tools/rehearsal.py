@@ -4,8 +4,8 @@
     .venv/bin/python tools/rehearsal.py coco          files of COCO's sizes, 118,287 + 5,000 hard-linked photographs
     .venv/bin/python tools/rehearsal.py scores        500,000 detections on 5,000 images with 36,781 instances
 
-Each makes its input in a temporary folder, runs the command in a process of its own, and prints seconds and the most
-memory that this process held. ``--share 0.01`` makes everything a hundredth as large.
+Each makes its input in a temporary folder, runs the command in a process of its own, and prints its seconds, those on a
+processor, and the most memory that it held. ``--share 0.01`` makes everything a hundredth as large.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ TRAIN, CLASSES = 1_281_167, 1000  # of ImageNet
 IMAGES = {"train": 118_287, "val": 5_000}  # of COCO
 INSTANCES = {"train": 860_001, "val": 36_781}
 CATEGORIES, DETECTIONS, SIDE = 80, 500_000, 640
+SCORER = "the scorer"
 
 
 def imagenet(root: Path, share: float) -> list[str]:
@@ -75,7 +77,7 @@ def scores(root: Path, share: float) -> list[str]:
     rng = np.random.default_rng(0)
     truth = annotations(rng, max(8, round(5_000 * share)), max(80, round(INSTANCES["val"] * share)))
     (root / "truth.json").write_text(json.dumps(truth))
-    return [__file__, "score-it", str(root / "truth.json"), str(share)]
+    return [SCORER, str(root / "truth.json"), str(share)]
 
 
 def annotations(rng: np.random.Generator, images: int, instances: int) -> dict:
@@ -154,9 +156,22 @@ def photograph(path: Path, width: int, height: int) -> None:
     Image.new("RGB", (width, height), (90, 120, 60)).save(path)
 
 
+def measured(module: str, *words: str) -> None:
+    """Run a module as a command, or score, in this process; then say how much memory it held."""
+    try:
+        if module == SCORER:
+            score_it(*words)
+        else:
+            sys.argv = [module, *words]
+            runpy.run_module(module, run_name="__main__")
+    finally:
+        print(f"{peak_gb():.2f} GB")
+
+
 def peak_gb() -> float:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory that this program has held; a process's own count begins with that of its parent."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 REHEARSALS: dict[str, Callable[[Path, float], list[str]]] = {"imagenet": imagenet, "coco": coco, "scores": scores}
@@ -164,8 +179,8 @@ REHEARSALS: dict[str, Callable[[Path, float], list[str]]] = {"imagenet": imagene
 
 def main() -> None:
     """Make, run, measure."""
-    if sys.argv[1:2] == ["score-it"]:
-        score_it(*sys.argv[2:])
+    if sys.argv[1:2] == ["measured"]:
+        measured(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(REHEARSALS))
@@ -173,13 +188,12 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         command = REHEARSALS[given.what](Path(folder), given.share)
-        module = [] if command[0].endswith(".py") else ["-m"]
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, *module, *command], capture_output=True, text=True)
-        seconds = time.perf_counter() - started
-        held = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+        done = subprocess.run([sys.executable, __file__, "measured", *command], capture_output=True, text=True)
+        seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     print(done.stdout.replace(folder, "…")[-2000:], done.stderr[-2000:], sep="")
-    print(f"{given.what}: exit status {done.returncode}, {seconds:.1f} s, {held:.2f} GB")
+    busy = used.ru_utime + used.ru_stime
+    print(f"{given.what}: exit status {done.returncode}, {seconds:.1f} s, {busy:.1f} s on a processor")
     sys.exit(done.returncode)
 
 
