@@ -85,7 +85,7 @@ MODULES = {
 ARROWS = {  # room: the rooms that its modules may import as they are loaded
     "pretrain": set(),
     "reports": {"pretrain"},  # cli, files, progress: what every command does the same way
-    "eval/measures": {"pretrain"},
+    "eval/measures": {"pretrain", "reports"},
     "eval/datasets": {"pretrain", "reports", "eval/measures"},
     "eval/checkpoints": {"pretrain", "reports", "eval/datasets"},
     "eval/dense": {"pretrain", "reports", "eval/checkpoints", "eval/datasets"},

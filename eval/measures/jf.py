@@ -2,8 +2,6 @@
 
 The values are those of the official evaluation (Pont-Tuset et al., arXiv 1704.00675, section 3), bit for bit, at a
 fraction of its time; `bitmaps.py` has the measures of a single frame. No more than one frame is held at a time.
-
-    python -m selfpatch.eval.measures.jf data/DAVIS work_dirs/davis/masks --out work_dirs/davis
 """
 
 from __future__ import annotations
@@ -14,13 +12,14 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from selfpatch.eval.measures.bitmaps import score_frame
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -28,9 +27,12 @@ from selfpatch.pretrain.files import raise_unless_writable, read_lines, write_te
 from selfpatch.pretrain.folders import folders_in, list_files
 from selfpatch.pretrain.images import labels_size, read_labels
 from selfpatch.pretrain.progress import Meter
+from selfpatch.reports.metrics import VIDEO, decay, mean, recall
 
 VOID = 255  # in the ground truth: background
-STATISTICS = ("mean", "recall", "decay")
+STATISTICS = {"mean": mean, "recall": recall, "decay": decay}  # of an object's values
+# The metrics of VIDEO, in its order, as the official evaluation names them
+GLOBAL = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 OFFICIAL = (  # --no-deps: it asks for opencv-python, which overwrites opencv-python-headless
     "the official package is on no registry, add it with: pip install scikit-image tqdm && "
     "pip install --no-deps git+https://github.com/davisvideochallenge/davis2017-evaluation"
@@ -44,20 +46,6 @@ GT is a DAVIS root (Annotations/480p, else Annotations/Full-Resolution, and Imag
 one folder of masks a sequence; PRED has a folder of masks for each of them, with the same file names. Masks are
 palette or greyscale PNGs of object ids. As in the official evaluation the first and last frame do not count, and PRED
 need not have them."""
-
-
-def statistics(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean, recall (share of the values > 0.5) and decay of one object's values (m,), m = scored frames ≥ 1.
-
-    Decay is the mean of the first of four bins minus the mean of the last; neighbouring bins share a frame. The
-    published code keeps the bins' edges in 8 bits and errs beyond 256 frames: here they are integers of any size.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"statistics need at least one value of one object, got shape {values.shape}")
-    edges = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
-    decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()
-    return float(values.mean()), float((values > 0.5).mean()), float(decay)
 
 
 def count_objects(first: np.ndarray) -> int:
@@ -76,8 +64,7 @@ def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarra
     objects = count_objects(truth[0])
     if (highest := int(prediction[1:-1].max())) > objects:
         raise ValueError(f"the prediction holds id {highest}, the first true mask none above {objects}")
-    frames = [score_frame(*pair, objects) for pair in zip(truth[1:-1], prediction[1:-1], strict=True)]
-    J, F = np.array(frames).transpose(1, 2, 0)  # (2, objects, n - 2)
+    J, F = np.array([score_frame(*pair, objects) for pair in zip(truth[1:-1], prediction[1:-1])]).transpose(1, 2, 0)
     return J, F
 
 
@@ -89,29 +76,21 @@ class Scores:
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """One row an object: sequence, object, then mean, recall and decay of J and of F (0 … 1)."""
-        rows = []
-        for name, measures in self.sequences.items():
-            for index in range(len(measures[0])):
-                row = {"sequence": name, "object": index + 1}
-                for letter, values in zip("JF", measures, strict=True):
-                    row |= zip((f"{letter}-{s}" for s in STATISTICS), statistics(values[index]), strict=True)
-                rows.append(row)
-        return rows
+        return [
+            {"sequence": name, "object": number}
+            | {
+                f"{letter}-{key}": statistic(values)
+                for letter, values in zip("JF", measures, strict=True)
+                for key, statistic in STATISTICS.items()
+            }
+            for name, both in self.sequences.items()
+            for number, measures in enumerate(zip(*both, strict=True), 1)
+        ]
 
     def summary(self, sequence: str | None = None) -> dict[str, float]:
-        """J&F-Mean, J-Mean, J-Recall, … F-Decay (0 … 1): means over all objects pooled, or over one sequence's."""
-        rows = [row for row in self.rows() if sequence in (None, row["sequence"])]
-        figures = {
-            f"{letter}-{s.capitalize()}": float(np.mean([row[f"{letter}-{s}"] for row in rows]))
-            for letter in "JF"
-            for s in STATISTICS
-        }
-        return {"J&F-Mean": (figures["J-Mean"] + figures["F-Mean"]) / 2, **figures}
-
-    def metrics(self) -> dict[str, float]:
-        """The global figures in per cent, under the names of a record."""
-        names = {f"{letter}-{s.capitalize()}": f"{letter} {s}" for letter in "JF" for s in ("recall", "decay")}
-        return {names.get(key, key.removesuffix("-Mean")): 100 * value for key, value in self.summary().items()}
+        """The figures :data:`GLOBAL` (0 … 1): means over all objects pooled, or over those of one sequence."""
+        chosen = self if sequence is None else Scores({sequence: self.sequences[sequence]})
+        return {name: value / 100 for name, value in zip(GLOBAL, VIDEO.evaluate(chosen.units()).values(), strict=True)}
 
     def units(self) -> dict[str, np.ndarray]:
         """Long arrays, one entry an object and frame: sequence, object, frame (0 is the given one), J, F (0 … 1)."""
@@ -240,26 +219,17 @@ def score_folder(
     jobs = {name: check_sequence(truth / name, prediction / name) for name in sequences}
     total, done, results = sum(map(len, jobs.values())), 0, {}
     workers = min(workers, len(jobs), 1 + total // 300)  # starting a process costs as much as some hundred frames
-    with _mapper(workers) as mapper:
-        for name, result in zip(jobs, mapper(_score_sequence_folder, jobs.values()), strict=True):
+    with ExitStack() as stack:
+        run = map
+        if workers > 1:  # spawned: forking a process that runs threads (torch, a progress bar) can hang
+            spawn = multiprocessing.get_context("spawn")
+            run = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map
+        for name, result in zip(jobs, run(_score_sequence_folder, jobs.values()), strict=True):
             results[name] = result
             done += len(jobs[name])
             if progress:
                 progress(done, total)
     return Scores(results)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable]:
-    if workers <= 1:
-        yield map
-    else:  # spawned: forking a process that runs threads (torch, a progress bar) can hang
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                yield pool.map
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
 
 def official_scores(truth: Path, prediction: Path, sequences: Sequence[str]) -> dict:
@@ -281,13 +251,9 @@ def official_scores(truth: Path, prediction: Path, sequences: Sequence[str]) -> 
             result = evaluation.evaluate(str(prediction.resolve()))
         except (ImportError, AttributeError, SystemExit) as error:  # it exits by itself, and with status 0
             raise UserError(f"--official: the davis2017 package gave up ({error!r}); {OFFICIAL}") from error
-    figures = {
-        f"{letter}-{s.capitalize()}": float(np.mean(result[letter][s[0].upper()]))
-        for letter in "JF"
-        for s in STATISTICS
-    }
+    J, F = ([float(np.mean(result[letter][key])) for key in "MRD"] for letter in "JF")
     objects = {letter: {name: float(mean) for name, mean in result[letter]["M_per_object"].items()} for letter in "JF"}
-    return {"global": {"J&F-Mean": (figures["J-Mean"] + figures["F-Mean"]) / 2, **figures}, "per_object": objects}
+    return {"global": dict(zip(GLOBAL, [(J[0] + F[0]) / 2, *J, *F], strict=True)), "per_object": objects}
 
 
 def _require_official() -> type:
@@ -304,10 +270,8 @@ def _table(scores: Scores, official: dict | None) -> str:
     lines[f"all {len(scores.rows())} objects"] = scores.summary()
     if official:
         lines["official evaluation"] = official["global"]
-    width = max(map(len, lines))
-    head = " " * width + "".join(f"{name:>10}" for name in scores.summary())
-    body = [f"{name:<{width}}" + "".join(f"{100 * v:10.2f}" for v in line.values()) for name, line in lines.items()]
-    return "\n".join([head, *body])
+    rows = [[name, *(f"{100 * value:.2f}" for value in line.values())] for name, line in lines.items()]
+    return tabulate(rows, ["", *GLOBAL], "plain", colalign=["left", *["right"] * len(GLOBAL)], disable_numparse=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -325,7 +289,7 @@ def main(argv: Sequence[str]) -> None:
     truth, sequences = find_sequences(args.truth, args.split)
     if args.official:
         _require_official()
-    with Meter("scoring", 0, "frames") as meter:
+    with Meter("scoring", 0, "frames", summary=False) as meter:
         scores = score_folder(truth, args.prediction, sequences, args.workers, meter.update)
     content = scores.to_json()
     if args.official:
