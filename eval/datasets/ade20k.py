@@ -48,7 +48,7 @@ OFFICIAL_CLASSES = 150
 OFFICIAL_COUNTS = {"training": 20_210, "validation": 2_000}
 # SHA-256 of "<name> <width>x<height>" of all validation images, a line each: of the authors' own list, validation.odgt
 OFFICIAL_SIZES = "275e38cf7fd9c03f5c8ed6898ff037c2d50623216793f86e0dd68a357b21ed76"
-VOID = 255
+VOID = 255  # the class of pixels with label 0, which is nobody's
 ZERO = "ignore_zero"  # the setting that overrules the suspicion that labels are counted from 0
 
 
@@ -111,6 +111,29 @@ def class_names(root: str | Path) -> list[str] | None:
     if len(names) > 254:  # 0 and 255 are taken
         raise UserError(f"{path} holds {len(names)} classes: an 8-bit mask has room for 254")
     return names
+
+
+def listed_names(root: Path) -> list[str]:
+    """ADE20K's 150 names by its own ``objectInfo150.txt``, the first of several each; without that file, numbers."""
+    listing = root / "objectInfo150.txt"
+    if not listing.is_file():
+        return [str(number) for number in range(1, OFFICIAL_CLASSES + 1)]
+    rows = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
+    named = {row[0].strip(): row[-1].partition(",")[0].strip() for row in rows}
+    return [named.get(str(number), str(number)) for number in range(1, OFFICIAL_CLASSES + 1)]
+
+
+def read_classes(path: str | Path, classes: int) -> np.ndarray:
+    """The class of each pixel (H, W), uint8, of a label map: label i is class i - 1, 0 and 255 are none (255).
+
+    Raises:
+        UserError: it cannot be read, or has a label beyond the classes.
+    """
+    labels = read_labels(path)
+    wrong = labels[(labels > classes) & (labels != VOID)]
+    if wrong.size:
+        raise UserError(f"{path} has label {int(wrong.max())} but there are {classes} classes")
+    return np.where((labels == 0) | (labels == VOID), VOID, labels - 1).astype(np.uint8)
 
 
 def folders_of(root: Path, split: str) -> tuple[Path, Path]:

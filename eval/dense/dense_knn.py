@@ -14,26 +14,71 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.pixels import Pixels
+from selfpatch.eval.datasets.ade20k import VOID, LabelMaps, read_classes
+from selfpatch.eval.dense.pixels import metrics_of, pixel_counts, units_of
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.images import read_labels, read_picture
+from selfpatch.pretrain.files import atomic_path
+from selfpatch.pretrain.images import read_picture
 from selfpatch.pretrain.progress import Meter
-from selfpatch.pretrain.settings import Settings
+from selfpatch.pretrain.settings import Settings, as_json, changed
+from selfpatch.reports.record import Evaluation, Protocol
 
-IGNORED = 255  # pixels that no class is given to
 BLOCK = 1 << 15  # patches of the memory that are compared at a time
 QUERIES = 1 << 11  # patches that ask at a time, whole images: with BLOCK a product of 256 MB
 CLASSES = 16  # whose maps are upsampled at a time
 
 
 class LookupSettings(Settings):
-    """How labels are looked up; the defaults are published for ADE20K."""
+    """How labels are looked up; the defaults are those of the protocol dense-knn@1, published for ADE20K."""
 
     k: int = Field(30, ge=1, description="neighbours that are asked")
     temperature: float = Field(0.02, gt=0, description="of the softmax over the cosines of these neighbours")
     memory: int = Field(10_240_000, ge=1, description="training patches that are kept, the same number of each image")
+    side: int = Field(512, ge=32)  # of the squares that images are squashed to, in pixels; the task's --crop
+
+
+def protocol(settings: LookupSettings, pixels: Pixels) -> Protocol:
+    """The protocol ``dense-knn@1``, with what the settings and the pixels' mean and std change of it in its name."""
+    default = LookupSettings()
+    renamed = changed(settings, default).replace("+side=", "+crop=")  # as the option is called
+    fixed = {"feature": "patch tokens of the last layer", "resize": "square, bilinear", "unlabelled": "left out"}
+    return Protocol(f"dense-knn@1{renamed}{changed(pixels, Pixels)}", {**as_json(settings), **as_json(pixels), **fixed})
+
+
+def evaluate(
+    backbone: LoadedBackbone,
+    dataset: LabelMaps,
+    settings: LookupSettings,
+    pixels: Pixels,
+    names: Sequence[str],
+    save_to: Path | None,
+) -> Evaluation:
+    """mIoU, mAcc, aAcc and IoU per class, in per cent, of a set in ADE20K's format.
+
+    Args:
+        backbone: whose patch tokens are compared.
+        dataset: what is looked up in, and what is segmented.
+        settings: of the look-up.
+        pixels: what normalises the images.
+        names: of the classes.
+        save_to: a folder for the predicted label maps in ADE20K's format; None: not saved.
+    """
+    counted, encoder = {}, Encoder(backbone.model, settings.side, pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [dataset.pairs(split) for split in ("training", "validation")]
+        for picture, predicted, truth in segment(encoder, settings, *pairs, len(names), Path(folder)):
+            counted[picture.stem] = pixel_counts(predicted, truth, len(names))
+            if save_to is not None:
+                with atomic_path(save_to / f"{picture.stem}.png") as path:
+                    Image.fromarray(predicted + np.uint8(1)).save(path)
+    units = units_of(counted)
+    return Evaluation(metrics_of(units, names), units, [f"labels looked up in {len(pairs[0])} images"])
 
 
 class Memory:
@@ -100,7 +145,7 @@ def patch_labels(labels: np.ndarray, grid: tuple[int, int], patch: int, classes:
         0, 0
     ]
     cells = pixels.view(h, patch, w, patch).transpose(1, 2).reshape(h * w, patch * patch).long()
-    cells = torch.where(cells == IGNORED, classes, cells)  # one class more, for those without
+    cells = torch.where(cells == VOID, classes, cells)  # one class more, for those without
     counts = torch.zeros(h * w, classes + 1).scatter_add_(1, cells, torch.ones(cells.shape))[:, :classes]
     return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
@@ -144,13 +189,14 @@ class Encoder:
     Args:
         model: a backbone.
         side: pixels; what is no multiple of the patch is left out.
+        pixels: what normalises them.
     """
 
-    def __init__(self, model: nn.Module, side: int) -> None:
+    def __init__(self, model: nn.Module, side: int, pixels: Pixels) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.stride = model.to(self.device).eval(), model.stride
         self.side = side // self.stride * self.stride
-        self.mean, self.std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (model.mean, model.std))
+        self.mean, self.std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (pixels.mean, pixels.std))
 
     @torch.inference_mode()
     def __call__(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
@@ -180,9 +226,8 @@ def check_memory(settings: LookupSettings, images: int, patches: int) -> int:
 
 
 def segment(
-    model: nn.Module,
+    encoder: Encoder,
     settings: LookupSettings,
-    side: int,
     training: Sequence[tuple[Path, Path]],
     validation: Sequence[tuple[Path, Path]],
     classes: int,
@@ -191,9 +236,8 @@ def segment(
     """Of each validation image its path, the predicted classes and the true ones (H, W), uint8; 255 has no class.
 
     Args:
-        model: a backbone.
+        encoder: gives the features.
         settings: of the look-up.
-        side: of the squares that images are squashed to, in pixels.
         training, validation: pairs of a picture and its label map in ADE20K's format (0: no label).
         classes: how many there are.
         folder: for working files.
@@ -201,13 +245,13 @@ def segment(
     Raises:
         UserError: too few patches for the neighbours, or a file that cannot be read or used.
     """
-    encoder = Encoder(model, side)
     each = check_memory(settings, len(training), (encoder.side // encoder.stride) ** 2)
     memory = None
     with Meter("memory", len(training), "images") as meter:
         for number, (picture, labels) in enumerate(training):
-            features, grid = encoder(read_picture(picture))
-            soft = patch_labels(read_classes(labels, classes), grid, encoder.stride, classes)
+            truth = read_classes(labels, classes)
+            features, grid = encoder(read_picture(picture, size=truth.shape))
+            soft = patch_labels(truth, grid, encoder.stride, classes)
             taken = chosen_patches(soft, each, number)
             memory = memory or Memory(folder, each * len(training), features.shape[1], classes)
             memory.add(features.cpu()[taken], soft[taken])
@@ -218,22 +262,10 @@ def segment(
     with Meter("look-up", len(validation), "images") as meter:
         for start in range(0, len(validation), together):
             group = validation[start : start + together]
-            encoded = [encoder(read_picture(picture)) for picture, _ in group]
+            truths = [read_classes(labels, classes) for _, labels in group]
+            encoded = [encoder(read_picture(pair[0], size=truth.shape)) for pair, truth in zip(group, truths)]
             soft = memory.look_up(torch.cat([x for x, _ in encoded]), settings.k, settings.temperature)
-            for (picture, labels), own, (_, grid) in zip(group, soft.split([len(x) for x, _ in encoded]), encoded):
-                truth = read_classes(labels, classes)
+            parts = soft.split([len(x) for x, _ in encoded])
+            for (picture, _), truth, own, (_, grid) in zip(group, truths, parts, encoded):
                 yield picture, upsampled_argmax(own.unflatten(0, grid), truth.shape), truth
                 meter.advance()
-
-
-def read_classes(path: Path, classes: int) -> np.ndarray:
-    """The class of each pixel (H, W), uint8, of a label map in ADE20K's format: label i is class i - 1, 0 none (255).
-
-    Raises:
-        UserError: it cannot be read, or has a label beyond the classes.
-    """
-    labels = read_labels(path)
-    wrong = labels[(labels > classes) & (labels != IGNORED)]
-    if wrong.size:
-        raise UserError(f"{path} has label {int(wrong.max())} but there are {classes} classes")
-    return np.where(labels == IGNORED, labels, labels - np.uint8(1))  # 0 wraps round to 255

@@ -8,10 +8,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
+from selfpatch.eval.datasets.ade20k import read_classes
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.images import labels_size, read_labels, read_picture
-
-IGNORED = 255  # pixels of label 0, which is nobody's
+from selfpatch.pretrain.images import labels_size, read_picture
 
 
 class Reader(BaseTransform):
@@ -72,12 +71,7 @@ class ReadLabels(Reader):
 
     def read(self, results: dict) -> dict:
         """``gt_seg_map``; UserError names a file with a label that is none."""
-        labels = read_labels(results["seg_map_path"])
-        wrong = labels[(labels > self.classes) & (labels != IGNORED)]
-        if wrong.size:
-            what = f"label {int(wrong.max())} but there are {self.classes} classes"
-            raise UserError(f"{results['seg_map_path']} has {what}")
-        classes = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1).astype(np.uint8)
+        classes = read_classes(results["seg_map_path"], self.classes)
         return {"gt_seg_map": classes, "seg_fields": [*results["seg_fields"], "gt_seg_map"]}
 
 

@@ -134,9 +134,9 @@ def protocols(task: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
 
 
-def protocol_option(task: str) -> Any:
-    """The field ``protocol`` of a task's settings."""
-    known = ", ".join(protocols(task))
+def protocol_option(task: str, *others: str) -> Any:
+    """The field ``protocol`` of a task's settings; ``others``: protocols without a config."""
+    known = ", ".join([*protocols(task), *others])
     return Field(None, description=f"{known}, or a config file of yours [by the backbone's family]")
 
 

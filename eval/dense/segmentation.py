@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from selfpatch.eval.datasets.ade20k import pairs_in
-from selfpatch.eval.dense.loading import IGNORED
+from selfpatch.eval.dense import loading  # noqa: F401 - registers what pipelines name
+from selfpatch.eval.dense.pixels import metrics_of, pixel_counts, units_of
 from selfpatch.pretrain.files import atomic_path
-from selfpatch.reports.metrics import SEGMENTATION, iou_by_class
 
 warnings.filterwarnings("ignore", "Default ``avg_non_ignore``")  # as published: ignored pixels count in the mean
 register_all_modules(init_default_scope=False)  # losses, heads and transforms that configs name
@@ -163,27 +163,6 @@ class ImageIoU(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The metrics of all images; on the first process, with what all of them counted."""
-        counted = {name: counts for name, *counts in results}  # once each: a sampler may fill up with repetitions
-        names = sorted(counted)
-        arrays = [np.stack([counted[name][i] for name in names]) for i in range(3)]  # (images, classes)
-        self.units = {"image": np.array(names), **dict(zip(("intersection", "union", "label"), arrays))}
+        self.units = units_of({name: counts for name, *counts in results})  # a sampler may fill up with repetitions
         self.metrics = metrics_of(self.units, self.classes)
         return {name: value for name, value in self.metrics.items() if "/" not in name}
-
-
-def pixel_counts(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intersection, union and ground truth in pixels, (classes,) each, of two class maps (H, W); 255 is ignored."""
-    valid = truth != IGNORED
-    predicted, truth = predicted[valid], truth[valid]
-    hit, shown, true = (
-        np.bincount(labels, minlength=classes) for labels in (truth[predicted == truth], predicted, truth)
-    )
-    return hit, shown + true - hit, true
-
-
-def metrics_of(units: dict[str, np.ndarray], classes: Sequence[str]) -> dict[str, float]:
-    """mIoU, mAcc, aAcc and the IoU of each class that has one, in per cent, from what is kept of each image."""
-    iou = 100 * iou_by_class(units, np.ones((1, len(units["image"]))))[0]
-    return SEGMENTATION.evaluate(units) | {
-        f"IoU/{name}": float(value) for name, value in zip(classes, iou) if np.isfinite(value)
-    }

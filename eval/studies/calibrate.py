@@ -60,9 +60,9 @@ def instruments(size: str) -> list[Instrument]:
         Instrument(task, protocol)
         for task in ("ade20k", "coco")
         for protocol in protocols(task)
-        if protocol.endswith(f"-{size}") or protocol == "dense-knn"
+        if protocol.endswith(f"-{size}")
     ]
-    return [Instrument("davis"), *dense, Instrument("knn"), Instrument("linear")]
+    return [Instrument("davis"), Instrument("ade20k", "dense-knn"), *dense, Instrument("knn"), Instrument("linear")]
 
 
 def untrained(good: LoadedBackbone) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Semantic segmentation on ADE20K or any set in its format: UPerNet, Semantic FPN, a linear head on frozen features.
+"""Semantic segmentation on ADE20K or any set in its format: UPerNet, Semantic FPN, a linear head, k-NN.
 
 Protocols are the configs in ``configs/ade20k``. mmseg's registries own the process that evaluates, so that nothing of
 mmdet may run in it.
@@ -15,14 +15,17 @@ from pydantic import Field
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.pixels import pixels_of
-from selfpatch.eval.datasets.ade20k import ZERO, LabelMaps, open_label_maps
+from selfpatch.eval.datasets.ade20k import OFFICIAL_CLASSES, VOID, ZERO, LabelMaps, listed_names, open_label_maps
+from selfpatch.eval.dense import dense_knn
 from selfpatch.eval.dense import recipe as recipes
+from selfpatch.eval.dense.dense_knn import LookupSettings
 from selfpatch.eval.dense.recipe import Recipe, TrainingSettings
 from selfpatch.eval.dense.require import import_dense
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.settings import optional
 from selfpatch.reports.metrics import SEGMENTATION
-from selfpatch.reports.record import Evaluation, Protocol
+from selfpatch.reports.record import Evaluation, Protocol, file_name
 
 TITLE = "ADE20K semantic segmentation"
 HEADLINE = ["mIoU"]
@@ -33,7 +36,11 @@ DEFAULTS = {"vit": "upernet-160k", "swin": "upernet-swin-160k"}
 KNOWN = {"recipe", "insists", "model", "num_classes", "crop", "augment", "slide"}  # keys of a config
 
 
-class Settings(TrainingSettings, TaskSettings):
+LOOK_UP = "dense-knn"  # the protocol that trains nothing and has no config
+LookupOptions = optional(LookupSettings, "LookupOptions")
+
+
+class Settings(LookupOptions, TrainingSettings, TaskSettings):
     """The options of the task."""
 
     data: Path = Field(Path("data/ade20k"), description="where the data set lies")
@@ -41,17 +48,30 @@ class Settings(TrainingSettings, TaskSettings):
     multi_scale: bool = Field(False, description="test at 6 scales, flipped too; mean probabilities")
     ignore_zero: bool = Field(False, description="label 0 is nobody's even where the last label is nowhere")
     save_predictions: bool = Field(False, description="keep label maps, as PNGs in ADE20K's format")
-    protocol: str | None = recipes.protocol_option("ade20k")
+    protocol: str | None = recipes.protocol_option("ade20k", LOOK_UP)
+
+    @property
+    def lookup(self) -> LookupSettings | None:
+        """How labels are looked up, if they are; UserError for options of another protocol than the chosen one."""
+        given = {name: getattr(self, name) for name in LookupOptions.model_fields if getattr(self, name) is not None}
+        if self.protocol != LOOK_UP:
+            if given:
+                raise UserError(f"--{next(iter(given))} is an option of --protocol {LOOK_UP}")
+            return None
+        if others := [*self.overruled, *["multi_scale"] * self.multi_scale]:
+            raise UserError(f"--{others[0].replace('_', '-')} is no option of {LOOK_UP}, which trains nothing")
+        return LookupSettings(**given, **({} if self.crop is None else {"side": self.crop}))
 
 
 def open(settings: Settings) -> LabelMaps:
     """The images and label maps; raises UserError on data that cannot be used or does not fit the config."""
-    config = None if settings.protocol is None else recipes.read("ade20k", settings.protocol, settings)[2]
+    named = None if settings.lookup else settings.protocol
+    config = None if named is None else recipes.read("ade20k", named, settings)[2]
     if config and (odd := sorted(set(config.keys()) ^ KNOWN)):
         kind = "unknown key" if odd[0] in config else "no"
         raise UserError(f"{config.filename}: {kind} {odd[0]}: start from configs/_base_/ade20k.py, which has them all")
     dataset = open_label_maps(settings.data, {ZERO} if settings.ignore_zero else ())
-    classes = len(class_names(dataset))
+    classes = OFFICIAL_CLASSES if dataset.names is None else len(dataset.names)
     if classes < 2:
         raise UserError(f"{settings.data}/classes.json names one class: there is nothing to tell apart")
     if config and config.num_classes not in (None, classes):
@@ -61,6 +81,8 @@ def open(settings: Settings) -> LabelMaps:
 
 def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
     """The protocol's name and all parameters."""
+    if settings.lookup:
+        return dense_knn.protocol(settings.lookup, pixels_of(settings, backbone))
     name, recipe, config = _read(settings, backbone)
     more = {"crop": config.crop, "multi_scale": settings.multi_scale, **pixels_of(settings, backbone).departing}
     return recipes.protocol(name + "+multi-scale" * settings.multi_scale, recipe, config, more)
@@ -68,6 +90,10 @@ def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
 
 def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, out: Path) -> Evaluation | None:
     """Train a segmentor on the backbone by the protocol and test it: mIoU, mAcc, aAcc, IoU per class, in per cent."""
+    if settings.lookup:
+        kept = out / file_name(protocol(settings, backbone).name) / "predictions" if settings.save_predictions else None
+        names = dataset.names or listed_names(dataset.root)  # mmseg, which knows them too, is not needed here
+        return dense_knn.evaluate(backbone, dataset, settings.lookup, pixels_of(settings, backbone), names, kept)
     seg = import_dense("selfpatch.eval.dense.segmentation")  # mmseg takes seconds to import: after all checks
     from selfpatch.eval.dense import trainer
 
@@ -119,7 +145,7 @@ def model_config(
     config: Config, recipe: Recipe, backbone: LoadedBackbone, settings: Settings, classes: int
 ) -> dict[str, Any]:
     """The segmentor of a config, with what the checkpoint, the recipe and the data decide filled in."""
-    from selfpatch.eval.dense.segmentation import IGNORED, MEAN, STD
+    from selfpatch.eval.dense.segmentation import MEAN, STD
     from selfpatch.eval.dense.trainer import backbone_config
 
     model = config.model.to_dict()
@@ -138,7 +164,7 @@ def model_config(
         **(pixels.in_255 if pixels.departing else {"mean": list(MEAN), "std": list(STD)}),
         "bgr_to_rgb": True,
         "pad_val": 0,
-        "seg_pad_val": IGNORED,
+        "seg_pad_val": VOID,
         "size": side,
     }
     window = {"mode": "slide", "crop_size": side, "stride": (config.crop * 2 // 3,) * 2}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from selfpatch.eval.checkpoints.pixels import Pixels
 from selfpatch.eval.dense import dense_knn
 from selfpatch.eval.dense.dense_knn import LookupSettings, Memory, chosen_patches, patch_labels, upsampled_argmax
 from selfpatch.pretrain.cli import UserError
@@ -66,11 +67,14 @@ def test_the_argmax_of_few_classes_at_a_time_is_that_of_all(classes):
 class Colours(nn.Module):
     """A backbone whose features are the mean colours of patches of 8 pixels."""
 
-    stride, mean, std = 8, (0, 0, 0), (1, 1, 1)
+    stride = 8
 
     def forward(self, images):
         x = F.avg_pool2d(images, 8)
         return None, x.flatten(2).transpose(1, 2), x.shape[2:]
+
+
+COLOURS = dense_knn.Encoder(Colours(), 64, Pixels())
 
 
 @pytest.fixture
@@ -89,7 +93,7 @@ def pairs(tmp_path):
 
 
 def test_what_looks_alike_gets_the_same_label(pairs, tmp_path):
-    found = list(dense_knn.segment(Colours(), LookupSettings(k=5), 64, pairs[:3], pairs[3:], 2, tmp_path / "work"))
+    found = list(dense_knn.segment(COLOURS, LookupSettings(k=5), pairs[:3], pairs[3:], 2, tmp_path / "work"))
     assert [path for path, _, _ in found] == [picture for picture, _ in pairs[3:]]
     for _, predicted, truth in found:
         assert predicted.shape == truth.shape
@@ -107,12 +111,12 @@ def test_what_looks_alike_gets_the_same_label(pairs, tmp_path):
 )
 def test_too_few_patches_are_one_line(pairs, tmp_path, options, told):
     with pytest.raises(UserError, match=told):
-        list(dense_knn.segment(Colours(), LookupSettings(**options), 64, pairs[:3], pairs[3:], 2, tmp_path))
+        list(dense_knn.segment(COLOURS, LookupSettings(**options), pairs[:3], pairs[3:], 2, tmp_path))
 
 
 def test_a_label_beyond_the_classes_is_one_line(pairs, tmp_path):
     with pytest.raises(UserError, match=r"0_labels\.png has label 2 but there are 1 classes"):
-        list(dense_knn.segment(Colours(), LookupSettings(k=1), 64, pairs[:3], pairs[3:], 1, tmp_path))
+        list(dense_knn.segment(COLOURS, LookupSettings(k=1), pairs[:3], pairs[3:], 1, tmp_path))
 
 
 def test_neither_mmseg_nor_mmdet_is_imported():

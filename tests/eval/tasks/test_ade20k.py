@@ -18,6 +18,7 @@ from PIL import Image
 
 from selfpatch.eval import run
 from selfpatch.eval.checkpoints.load import load_backbone
+from selfpatch.eval.datasets.ade20k import listed_names
 from selfpatch.eval.dense import recipe
 from selfpatch.eval.dense import segmentation as seg
 from selfpatch.eval.dense import trainer as training
@@ -438,3 +439,50 @@ def test_two_processes_train_and_test_what_one_tests_with_the_same_figures(check
     one = records_of(tmp_path)
     assert one.keys() == both.keys() == {"short@2+batch_size=4"}
     assert one["short@2+batch_size=4"]["metrics"] == both["short@2+batch_size=4"]["metrics"]
+
+
+# --- dense k-NN ------------------------------------------------------------------------------------------------------
+
+
+def looked_up(checkpoint: Path, data: Path, folder: Path, *more: str) -> None:
+    places = ["--out", str(folder / "out"), "--records", str(folder / "records")]
+    words = ["ade20k", str(checkpoint), "--data", str(data), "--protocol", "dense-knn", "--crop", "64", *places, *more]
+    run.main(words)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_dense_knn_finds_the_colours_and_is_the_same_every_time(family, checkpoints, data, tmp_path):
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        looked_up(checkpoints[family], data, folder, "--save-predictions", "--k", "5")
+    one, two = (records_of(tmp_path / name)["dense-knn@1+k=5+crop=64"] for name in ("one", "two"))
+    assert one["metrics"] == two["metrics"]
+    assert one["metrics"]["mIoU"] > (20 if family == "vit" else 0)
+    (first,) = (tmp_path / "one/out").glob("*/predictions/0.png")
+    assert set(np.unique(np.asarray(Image.open(first)))) <= {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--protocol", "dense-knn", "--lr", "1"], "--lr is no option of dense-knn"),
+        (["--protocol", "dense-knn", "--multi-scale"], "--multi-scale is no option of dense-knn"),
+        (["--protocol", "upernet-mini", "--k", "5"], "--k is an option of --protocol dense-knn"),
+        (["--protocol", "dense-knn", "--k", "0"], "--k 0"),
+    ],
+)
+def test_options_of_another_protocol_are_one_line(argv, told, data):
+    with pytest.raises(UserError, match=told):
+        ade20k.open(options("--data", str(data), *argv))
+
+
+def test_more_neighbours_than_patches_are_one_line(checkpoints, data, tmp_path):
+    with pytest.raises(UserError, match="--k 97: 6 training images of 16 patches give only 96 neighbours"):
+        looked_up(checkpoints["vit"], data, tmp_path, "--k", "97")
+    assert not (tmp_path / "records").exists()
+
+
+def test_ade20ks_own_names_are_read_from_its_list(tmp_path):
+    rows = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1\t5\t6\twall", "2\t0.1\t5\t6\tbuilding, edifice"]
+    (tmp_path / "objectInfo150.txt").write_text("\n".join(rows))
+    assert listed_names(tmp_path)[:3] == ["wall", "building", "3"]
+    assert len(listed_names(tmp_path / "nowhere")) == 150
