@@ -253,7 +253,7 @@ class VisionTransformer(Backbone):
             "depth": self.depth,
             "heads": self.heads,
             "patch": self.patch_size,
-            "grid": self.grid_side,
+            "grid": None if self.pos_embed is None else self.grid_side,
             "cls_token": self.cls_token is not None,
             "final_norm": isinstance(self.norm, nn.LayerNorm),
             "layer_scale": isinstance(self.blocks[0].ls1, LayerScale),

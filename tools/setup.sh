@@ -117,6 +117,10 @@ say "installing MMDetection, MMSegmentation and what the tests need"
 quietly pip install --no-build-isolation -c "$ROOT/constraints.txt" -e "$ROOT[dense,dev,slurm]"
 # mmdet's imaug brings opencv-python beside -headless; they overwrite each other, and the former wants libGL
 quietly pip install --force-reinstall --no-deps "opencv-python-headless==$(pinned opencv-python-headless)"
+# what tests compare checkpoints with; torchvision stands apart, since its operators do not load beside a CPU torch
+quietly pip install -c "$ROOT/constraints.txt" "transformers==$(pinned transformers)"
+quietly pip install --no-deps "timm==$(pinned timm)"
+quietly pip install --no-deps --upgrade --target "$VENV/interop" "torchvision==$(pinned torchvision)"
 if ! works; then # pip keeps a built wheel by version, whatever torch it was built against
     say "the cached build of mmcv belongs to another torch: compiling anew, about 13 minutes on 2 cores"
     compile_mmcv --force-reinstall --no-deps --no-cache-dir

@@ -82,7 +82,7 @@ def vit_options(found: FoundBackbone, facts: Facts) -> dict[str, Any]:
         "patch_size": patch,
         "img_size": max(round(math.sqrt(max(rows, 1))), 1) * patch,  # a row too many or too few changes nothing
         "cls_token": cls_token,
-        "final_norm": fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state),
+        "final_norm": stated.get("final_norm", fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state)),
         "layer_scale": 1.0 if fixed.get("layer_scale", has_layer_scale(state)) else None,
         "register_tokens": registers[1] if fixed.get("registers", True) and len(registers) == 3 else 0,
         "mlp_width": most_common(hidden, usual=4 * dim),

@@ -14,26 +14,30 @@ Write the backbone of any checkpoint in another layout, and prove that it arrive
 
   tools/convert.sh dino_deitsmall16_pretrain.pth dino.pth             a checkpoint of this project
   tools/convert.sh checkpoint.pth vit.safetensors --to timm           timm's names
-  tools/convert.sh moby_swin_t_300ep_pretrained.pth swin.pth --to mmdet"""
+  tools/convert.sh moby_swin_t_300ep_pretrained.pth swin.pth --to mmdet
+  tools/convert.sh checkpoint.pth folder --to hf                      Hugging Face: AutoModel.from_pretrained"""
 
 
 def main(argv: Sequence[str]) -> None:
     """Convert one checkpoint from the command line."""
     parser = command_parser(DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    parser.add_argument("out", type=Path, help="the file to write; .safetensors chooses that format")
+    parser.add_argument("out", type=Path, help="the file to write (.safetensors chooses that format); hf: a folder")
     parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
     parser.add_argument(
         "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
     )
+    parser.add_argument(
+        "--records", type=Path, default=Path("work_dirs/records"), help="hf: what the model card tells of these weights"
+    )
     add_checkpoint_options(parser)
     args = parser.parse_args(argv)
-    check_out(args.out, args.checkpoint)
+    check_out(args.out, args.checkpoint, args.to)
     loaded = load_backbone(args.checkpoint, **checkpoint_options(args))
     print(loaded.report(args.method), flush=True)
     if args.method:
         loaded.method, loaded.method_told = args.method, True
-    print("\n".join(export(loaded, args.to, args.out)))
+    print("\n".join(export(loaded, args.to, args.out, args.records)))
     print(f"written: {args.out}")
 
 

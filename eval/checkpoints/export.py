@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints import certificate as proof
+from selfpatch.eval.checkpoints.huggingface import check_folder, export_folder
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.tensors import explaining, some
 from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
@@ -33,20 +34,23 @@ FRESH = {
     ("timm", "swin"): ("norm.*",),  # only if there was no norm
 }
 SWIN_SIDE = 256  # pixels: every grid is larger than a window, so that mmdet shifts where the published code does
-TARGETS = ("selfpatch", "mmdet", "mmseg", "timm")
+TARGETS = ("selfpatch", "mmdet", "mmseg", "timm", "hf")
 
 
-def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
+def export(loaded: LoadedBackbone, target: str, out: Path, records: Path | None = None) -> list[str]:
     """Write ``loaded`` to ``out`` in the layout of ``target`` and return two lines of certificate.
 
     ``mmdet`` and ``mmseg`` get, of a ViT, this project's pyramid backbone; of a Swin, their own SwinTransformer.
     A name that ends in ``.safetensors`` gets that format. Whatever the layout and format, the metadata goes along, so
-    that the export can be loaded like any checkpoint, with its heads and under its method's name.
+    that the export can be loaded like any checkpoint, with its heads and under its method's name. ``hf`` writes a
+    folder, with a model card of what ``records`` say of these weights.
 
     Raises:
         UserError: the target cannot hold the backbone.
     """
     out, family = Path(out), loaded.arch["family"]
+    if target == "hf":
+        return export_folder(loaded, plain(_meta(loaded)), out, records)
     name = "mmdet" if target == "mmseg" else target
     own, model, features = WRITERS[name, family](loaded)
     state = {**(model.state_dict() if model is not None else {}), **own}
@@ -64,18 +68,20 @@ def export(loaded: LoadedBackbone, target: str, out: Path) -> list[str]:
     return [f"export: all {len(own)} tensors in the layout of {target}{started}", f"export: {features}"]
 
 
-def check_out(out: Path, checkpoint: Path) -> None:
+def check_out(out: Path, checkpoint: Path, target: str = "selfpatch") -> None:
     """Raise UserError, before any work, where an export cannot be written to ``out``."""
-    if out.is_dir():
+    if target == "hf":
+        check_folder(out)
+    elif out.is_dir():
         raise UserError(f"{out} is a folder: name the file to write")
     raise_unless_writable(out.parent, "the folder")
     if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
         raise UserError(f"{out} is the checkpoint itself: choose another name for the export")
 
 
-def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out: Path) -> None:
-    state = OrderedDict((key, tensor.detach().clone().contiguous()) for key, tensor in state.items())
-    meta = {
+def _meta(loaded: LoadedBackbone) -> dict[str, Any]:
+    """The metadata that goes along with an export."""
+    return {
         "method": loaded.method,
         "method_told": loaded.method_told,
         "arch": {key: value for key, value in loaded.arch.items() if key != "name"},
@@ -83,8 +89,15 @@ def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out
         "seed": loaded.seed,
         "config": loaded.config,
         "train_data": loaded.train_data,
+        "mean": loaded.mean,
+        "std": loaded.std,
         "converted_from": {"family": loaded.family, "which": loaded.which, "sha256": loaded.checkpoint_sha256},
     }
+
+
+def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out: Path) -> None:
+    state = OrderedDict((key, tensor.detach().clone().contiguous()) for key, tensor in state.items())
+    meta = _meta(loaded)
     if out.suffix == ".safetensors":
         from safetensors.torch import save_file as save_safetensors
 
@@ -136,6 +149,8 @@ def _mmdet_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, A
 
 def _timm_vit(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | None, Any]:
     arch, state = loaded.arch, dict(loaded.state)
+    if arch["rope"] or arch["swiglu"]:
+        raise UserError("timm's VisionTransformer has neither rotary positions nor this gated MLP: take --to hf")
     registers = state.pop("register_tokens", None)
     options = {
         "img_size": arch["grid"] * arch["patch"],
@@ -143,6 +158,7 @@ def _timm_vit(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | No
         "embed_dim": arch["dim"],
         "depth": arch["depth"],
         "num_heads": arch["heads"],
+        "mlp_ratio": arch["mlp_width"] / arch["dim"],
         "class_token": arch["cls_token"],
         "global_pool": "token" if arch["cls_token"] else "avg",
         "fc_norm": False,

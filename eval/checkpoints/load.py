@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints import certificate as proof
 from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
+from selfpatch.eval.checkpoints.foreign import foreign_network
 from selfpatch.eval.checkpoints.legends import LEGENDS, Legend
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
 from selfpatch.eval.checkpoints.tensors import FoundBackbone, is_square, read_backbone, some
@@ -212,7 +213,7 @@ def _certificate(
     joined = f"; {', '.join(dict.fromkeys(found.parts.notes))}" if found.parts.notes else ""
     how = ""
     if arch["family"] == "vit":
-        stated = "config.json" if facts.eps else "metadata" if "eps" in found.meta.get("arch", {}) else "the layout"
+        stated = "metadata" if "eps" in found.meta.get("arch", {}) else "config.json" if facts.eps else "the layout"
         table = "rotary positions" if arch["rope"] else f"positions resized {RESIZED[arch['positions']]}"
         how = f"norms with eps {arch['eps']:g} by {stated}; {table}; "
     published = f"; published as {legend.name}" if legend else ""
@@ -252,6 +253,8 @@ def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) ->
             f"{path}: {names['pos_embed']} has {table.shape[1]} rows, which fill no square grid (with or without one "
             "for [CLS]): a table for rectangular images, which this project's ViT has not"
         )
+    if foreign := foreign_network([names[name] for name in state if name not in expected]):
+        raise UserError(f"{path} holds {foreign}")
     complaints = {
         "lacks": lacking,
         "cannot explain": [names[name] for name in state if name not in expected],

@@ -150,6 +150,8 @@ def _file(path: Path, unsafe: bool = False) -> Any:
         raise UserError(f"{path} is {FOREIGN_FILES['.onnx']}, or not a checkpoint at all")
     if not head.startswith((b"PK", b"\x80")):  # a zip archive, or, from before torch 1.6, a pickle
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)")
+    if head.startswith(b"PK"):
+        _raise_for_other_archives(path)
     if unsafe:
         return load_file(path, unsafe=True)
     try:
@@ -162,13 +164,19 @@ def _file(path: Path, unsafe: bool = False) -> Any:
         raise UserError(_broken(path, error)) from None
 
 
-def _broken(path: Path, error: Exception) -> str:
-    if zipfile.is_zipfile(path):
+def _raise_for_other_archives(path: Path) -> None:
+    """Raise UserError for a zip archive that is not of ``torch.save``: torch.load would run a TorchScript program's."""
+    try:
         names = zipfile.ZipFile(path).namelist()
-        if any(name.endswith("constants.pkl") for name in names):
-            return f"{path} is a TorchScript program, which holds code: save its state_dict() and take that"
-        if any(name.endswith(".npy") for name in names):
-            return f"{path} is {FOREIGN_FILES['.npz']}"
+    except zipfile.BadZipFile:
+        return  # told when it is read
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError(f"{path} is a TorchScript program, which holds code: save its state_dict() and take that")
+    if any(name.endswith(".npy") for name in names):
+        raise UserError(f"{path} is {FOREIGN_FILES['.npz']}")
+
+
+def _broken(path: Path, error: Exception) -> str:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return f"{path} is not a whole checkpoint ({line[:120]}): it is cut short or of another format"
 

@@ -88,6 +88,9 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
     within_left_out = family.backbone_left_out
     if family.mmdet and not meta.get("arch", {}).get("final_norm", True):
         within_left_out = (*within_left_out, "norm3.*")  # fresh there, as the other stages' norms are
+    elif meta and not meta["arch"].get("final_norm", True):
+        final = {theirs.partition("{")[0] + "*" for theirs, ours in family.names if ours.startswith("norm.")}
+        within_left_out = (*within_left_out, *sorted(final))  # our export to a library whose class has one
 
     parts, unexplained = _parts(path, family, inner, tensors, beside, within_left_out, left_out)
     if unexplained:

@@ -1,0 +1,252 @@
+"""A loaded backbone as a Hugging Face folder, which ``AutoModel.from_pretrained`` loads without a network.
+
+The folder holds the weights under the names of :mod:`selfpatch.eval.checkpoints.libraries`, the configuration, the
+pixels' mean and standard deviation, and a model card with what the records say of these weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from selfpatch.eval.checkpoints.certificate import largest_difference
+from selfpatch.eval.checkpoints.libraries import LIBRARIES
+from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.checkpoints.model_card import eval_results, model_card, records_of
+from selfpatch.pretrain.checkpoint import SAFETENSORS_META
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import temporary_name
+from selfpatch.pretrain.positions import ROPE_BASE, rope_periods
+
+FAMILIES = {family.name: family for family in LIBRARIES}
+TOLERANCE = 1e-4  # float32
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class of transformers that holds a backbone.
+
+    Args:
+        family: whose names its files have.
+        model: the class.
+        config: its configuration.
+    """
+
+    family: str
+    model: str
+    config: dict[str, Any]
+
+
+def export_folder(loaded: LoadedBackbone, meta: Mapping[str, Any], out: Path, records: Path | None) -> list[str]:
+    """Write ``loaded`` as a folder of Hugging Face and return two lines of certificate.
+
+    Args:
+        loaded: the backbone.
+        meta: what goes along in the weights' file, so that this project reads its own export as it was.
+        out: the folder, which must not exist, or be empty.
+        records: where records are; those of these weights are told in the model card.
+
+    Raises:
+        UserError: no class of transformers holds this backbone, or its features are others there.
+    """
+    target = target_of(loaded)
+    state = hugging_face_state(loaded, target)
+    found = [] if records is None else records_of(loaded, records)
+    draft = temporary_name(out)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        from safetensors.torch import save_file
+
+        written = {"format": "pt", SAFETENSORS_META: json.dumps(meta)}
+        save_file(
+            {name: tensor.clone().contiguous() for name, tensor in state.items()}, draft / "model.safetensors", written
+        )
+        files = {"config.json": target.config, "preprocessor_config.json": preprocessor(loaded, target)}
+        for name, content in files.items():
+            (draft / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (draft / "README.md").write_text(model_card(loaded, target.model, found), encoding="utf-8")
+        if found:
+            (draft / ".eval_results").mkdir()
+            results = yaml.safe_dump(eval_results(found), sort_keys=False, allow_unicode=True)
+            (draft / ".eval_results" / "selfpatch.yaml").write_text(results, encoding="utf-8")
+        features = same_features(loaded, draft)
+        if out.is_dir():
+            out.rmdir()  # an empty one
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    told = f", {len(found)} records in the model card" if found else ""
+    return [f"export: all {len(loaded.state)} tensors as a {target.model} of transformers{told}", f"export: {features}"]
+
+
+def check_folder(out: Path) -> None:
+    """Raise UserError where a folder cannot be written to ``out``: a file is there, or something in it."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already: name a new folder for the Hugging Face model")
+
+
+def target_of(loaded: LoadedBackbone) -> Target:
+    """The class of transformers that computes what ``loaded`` does.
+
+    Raises:
+        UserError: there is none.
+    """
+    arch, state = loaded.arch, loaded.state
+    if arch["family"] == "swin":
+        config = {
+            "model_type": "swin",
+            "embed_dim": arch["dim"],
+            "depths": arch["depths"],
+            "num_heads": arch["heads"],
+            "window_size": arch["window"],
+            "image_size": 32 * arch["window"],
+            "patch_size": arch["patch"],
+            "layer_norm_eps": 1e-5,
+            "drop_path_rate": 0.0,
+        }
+        return _target("hf-swin", "SwinModel", config)
+    config = {
+        "hidden_size": arch["dim"],
+        "num_hidden_layers": arch["depth"],
+        "num_attention_heads": arch["heads"],
+        "patch_size": arch["patch"],
+        "image_size": (arch["grid"] or 14) * arch["patch"],  # rotary positions have no grid of their own
+        "layer_norm_eps": arch["eps"],
+    }
+    if arch["rope"]:
+        return _dinov3(loaded, config)
+    if arch["layer_scale"] and arch["cls_token"] and arch["final_norm"]:
+        ratio = _dinov2_ratio(arch)
+        config |= {"mlp_ratio": ratio, "use_swiglu_ffn": arch["swiglu"]}
+        if arch["registers"]:
+            config |= {"model_type": "dinov2_with_registers", "num_register_tokens": arch["registers"]}
+            return _target("hf-dinov2-registers", "Dinov2WithRegistersModel", config)
+        return _target("hf-dinov2", "Dinov2Model", config | {"model_type": "dinov2"})
+    if arch["layer_scale"] or arch["registers"] or arch["swiglu"]:
+        parts = [part for part in ("layer_scale", "registers", "swiglu") if arch[part]]
+        raise UserError(f"transformers has no ViT with {' and '.join(parts)} but without what DINOv2 has beside")
+    config |= {"intermediate_size": arch["mlp_width"], "qkv_bias": True}
+    if "cls_token" in state:
+        return _target("hf-vit", "ViTModel", config | {"model_type": "vit"})
+    return _target("hf-vit", "IJepaModel", config | {"model_type": "ijepa"})  # its ViT without [CLS]
+
+
+def _target(family: str, model: str, config: dict[str, Any]) -> Target:
+    return Target(family, model, {"architectures": [model], "torch_dtype": "float32", **config})
+
+
+def _dinov3(loaded: LoadedBackbone, config: dict[str, Any]) -> Target:
+    arch, state = loaded.arch, loaded.state
+    periods = state["rope_embed.periods"]
+    if not torch.allclose(periods, rope_periods(arch["dim"] // arch["heads"], ROPE_BASE), rtol=1e-6, atol=0):
+        raise UserError("transformers computes the periods of rotary positions, and this checkpoint's are others")
+    keys = torch.cat([state[f"blocks.{i}.attn.qkv.bias"].chunk(3)[1] for i in range(arch["depth"])])
+    config |= {
+        "model_type": "dinov3_vit",
+        "intermediate_size": arch["mlp_width"],
+        "num_register_tokens": arch["registers"],
+        "use_gated_mlp": arch["swiglu"],
+        "hidden_act": "silu" if arch["swiglu"] else "gelu",
+        "key_bias": bool(keys.any()),
+        "rope_theta": ROPE_BASE,
+    }
+    return _target("hf-dinov3", "DINOv3ViTModel", config)
+
+
+def _dinov2_ratio(arch: Mapping[str, Any]) -> int:
+    """The whole ``mlp_ratio`` from which transformers makes the MLP's width."""
+    for ratio in range(1, 17):
+        width = int(arch["dim"] * ratio)
+        if (
+            (arch["mlp_width"] == width)
+            if not arch["swiglu"]
+            else arch["mlp_width"] == (int(width * 2 / 3) + 7) // 8 * 8
+        ):
+            return ratio
+    raise UserError(f"transformers' DINOv2 has no MLP of width {arch['mlp_width']} for tokens of width {arch['dim']}")
+
+
+def hugging_face_state(loaded: LoadedBackbone, target: Target) -> dict[str, Tensor]:
+    """The weights under the names that transformers saves, queries, keys and values apart."""
+    family, dim = FAMILIES[target.family], loaded.arch["dim"]
+    state: dict[str, Tensor] = {}
+    for name, tensor in loaded.state.items():
+        start, _, kind = name.rpartition(".")
+        if start.endswith(".attn.qkv"):
+            parts = {f"{start[:-4]}.{part}.{kind}": third for part, third in zip("qkv", tensor.chunk(3))}
+        elif target.family == "hf-dinov3" and start.endswith(".mlp.w12"):
+            parts = {f"{start[:-4]}.{part}.{kind}": half for part, half in zip(("gate", "up"), tensor.chunk(2))}
+        elif target.family == "hf-dinov3":
+            parts = {name.replace(".fc1.", ".up.").replace(".fc2.", ".down.").replace(".w3.", ".down."): tensor}
+        else:
+            parts = {name: tensor}
+        state |= {family.original(part): value for part, value in parts.items()}
+    state.pop("rope_embed.periods", None)
+    if target.family == "hf-dinov3" and not target.config["key_bias"]:
+        state = {name: tensor for name, tensor in state.items() if not name.endswith("attention.k_proj.bias")}
+    if target.family.startswith("hf-dino"):  # what the library has for masked images
+        shape = (1, 1, dim) if target.family == "hf-dinov3" else (1, dim)
+        state["embeddings.mask_token"] = torch.zeros(shape)
+    if not loaded.arch["final_norm"]:  # the class has one: it starts fresh
+        width = loaded.model.embed_dim
+        state |= {"layernorm.weight": torch.ones(width), "layernorm.bias": torch.zeros(width)}
+    return state
+
+
+def preprocessor(loaded: LoadedBackbone, target: Target) -> dict[str, Any]:
+    """How transformers prepares images for these weights."""
+    side = target.config["image_size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(loaded.mean),
+        "image_std": list(loaded.std),
+    }
+
+
+def same_features(loaded: LoadedBackbone, folder: Path) -> str:
+    """Load ``folder`` in transformers, where it is installed, and compare its last tokens at the native size.
+
+    Raises:
+        UserError: they differ.
+    """
+    try:
+        from transformers import AutoModel
+        from transformers.utils import logging
+    except ImportError as error:
+        return f"not loaded there, since transformers cannot be imported ({error})"
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # of a pooler that the class adds
+    logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    finally:
+        logging.set_verbosity(level)
+    side = model.config.image_size
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(side))
+    with torch.no_grad():
+        found = model(images, output_hidden_states=True)
+        normed = loaded.arch["final_norm"]
+        tokens = found.last_hidden_state if normed else found.hidden_states[-1]
+        (expected,) = loaded.model.forward_intermediates(images, [-1], norm=normed)
+    expected = expected.flatten(2).mT
+    difference = largest_difference(tokens[:, -expected.shape[1] :], expected)
+    if difference > TOLERANCE:
+        raise UserError(f"the export of {loaded.checkpoint} gives other features in transformers ({difference:.1e})")
+    what = "last_hidden_state" if normed else "hidden_states[-1]"
+    fresh = "" if normed else "; last_hidden_state goes through a LayerNorm that the checkpoint has not"
+    same = f"on a fixed {side}x{side} image (relative difference {difference:.0e}){fresh}"
+    return f"AutoModel.from_pretrained gives the checkpoint's features as {what} {same}"
