@@ -121,9 +121,8 @@ def _ours(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], None, str]:
 def _pyramid(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]:
     from selfpatch.eval.dense.pyramid import SelfPatchPyramid
 
-    heads = loaded.arch["heads"] if loaded.heads_from == "--heads" else None
     torch.manual_seed(0)  # the pyramid's fresh layers are the same in every export
-    model = SelfPatchPyramid(str(loaded.checkpoint), which=loaded.which, heads=heads, unsafe=loaded.unsafe)
+    model = SelfPatchPyramid(loaded)
 
     def features(model: nn.Module) -> str:
         loaded.check(model.encoder)

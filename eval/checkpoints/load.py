@@ -56,8 +56,6 @@ class LoadedBackbone:
     seed: int | None = None
     config: dict | None = None
     train_data: str | None = None
-    unsafe: bool = False  # whether the user let the file run code
-    prefix: str = ""  # what the names of its tensors begin with in the file
     file_names: tuple[str, ...] = ()  # of the tensors that it was made of
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
 
@@ -156,11 +154,11 @@ def load_backbone(
     model.load_state_dict({name: tensor.clone() for name, tensor in found.state.items()}, assign=True)
     model.eval()
     tokens = proof.fingerprint(model)
-    return _loaded(path, source, found, model, heads_from, tokens, unsafe)
+    return _loaded(path, source, found, model, heads_from, tokens)
 
 
 def _loaded(
-    path: Path, source: Source, found: FoundBackbone, model: nn.Module, heads_from: str, tokens: Tensor, unsafe: bool
+    path: Path, source: Source, found: FoundBackbone, model: nn.Module, heads_from: str, tokens: Tensor
 ) -> LoadedBackbone:
     """The loaded backbone with all that is known of it."""
     facts, family, meta = source.facts, found.family, found.meta
@@ -190,8 +188,6 @@ def _loaded(
         seed=meta.get("seed"),
         config=dict(config) if isinstance(config, Mapping) else None,
         train_data=meta.get("train_data"),
-        unsafe=unsafe,
-        prefix=found.prefix,
         file_names=tuple(found.parts.origins),
         tokens=tokens,
     )

@@ -128,7 +128,7 @@ def test_a_vit_in_the_pyramid(loaded, target, tmp_path):
     assert "fresh there: scales.*" in lines[0]
     again = load_backbone(tmp_path / "out.pth")
     assert (again.family, again.weights_sha256) == ("pyramid", loaded.weights_sha256)
-    pyramid = SelfPatchPyramid(str(tmp_path / "out.pth"))
+    pyramid = SelfPatchPyramid(again)
     pyramid.load_state_dict(load_file(tmp_path / "out.pth")["state_dict"])  # strictly
     loaded.check(pyramid.encoder)
 
