@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfpatch.eval.checkpoints.signs import has_cls_row, has_layer_scale
 from selfpatch.eval.checkpoints.sources import Facts
-from selfpatch.eval.checkpoints.tensors import FoundBackbone, has_cls_row, has_layer_scale
+from selfpatch.eval.checkpoints.tensors import FoundBackbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
 

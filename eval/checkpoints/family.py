@@ -40,7 +40,7 @@ class Family:
         signs: patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b``
             asks for either.
         absent: patterns that must match none.
-        cls: whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.tensors.has_cls`) must (True) or must not
+        cls: whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.signs.has_cls`) must (True) or must not
             be there.
         networks: network -> prefix of its backbone; downstream tasks take the first by default.
         left_out: names beside the networks that belong to no backbone.

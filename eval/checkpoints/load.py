@@ -21,8 +21,9 @@ from selfpatch.eval.checkpoints import certificate as proof
 from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
 from selfpatch.eval.checkpoints.foreign import foreign_network
 from selfpatch.eval.checkpoints.legends import LEGENDS, Legend
+from selfpatch.eval.checkpoints.signs import is_square
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
-from selfpatch.eval.checkpoints.tensors import FoundBackbone, is_square, read_backbone, some
+from selfpatch.eval.checkpoints.tensors import FoundBackbone, read_backbone, some
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import sha256_file

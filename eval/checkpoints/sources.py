@@ -274,7 +274,7 @@ def _timm_facts(config: Mapping[str, Any]) -> Facts:
         library="timm",
         heads=_plain_heads(arguments.get("num_heads")),
         mean=_colour(trained.get("mean")),
-        std=_colour(trained.get("std")),
+        std=_colour(trained.get("std"), above=0),
     )
 
 
@@ -300,7 +300,7 @@ def _hugging_face_facts(folder: Path, config: Mapping[str, Any], pixels: Mapping
         heads=_plain_heads(config.get("num_attention_heads", config.get("num_heads"))),
         eps=config.get("layer_norm_eps"),
         mean=_colour(pixels.get("image_mean")) if normalised else (0.0, 0.0, 0.0),
-        std=_colour(pixels.get("image_std")) if normalised else (1.0, 1.0, 1.0),
+        std=_colour(pixels.get("image_std"), above=0) if normalised else (1.0, 1.0, 1.0),
         rope_theta=config.get("rope_theta"),
         stated=stated,
     )
@@ -312,6 +312,7 @@ def _plain_heads(value: Any) -> int | list[int] | None:
     return int(value) if isinstance(value, (int, float)) else None
 
 
-def _colour(value: Any) -> tuple[float, ...] | None:
+def _colour(value: Any, above: float = -math.inf) -> tuple[float, ...] | None:
+    """Three finite numbers greater than ``above``; None: something else."""
     plain = isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
-    return tuple(float(part) for part in value) if plain else None
+    return tuple(map(float, value)) if plain and all(above < v < math.inf for v in value) else None
