@@ -16,7 +16,7 @@ from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, sent_to
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.losses import mean_over_processes
 from selfpatch.pretrain.renamed import renamed
-from selfpatch.pretrain.schedules import Step
+from selfpatch.pretrain.schedules import Schedule, Step
 
 
 @MODELS.register_module()
@@ -45,7 +45,7 @@ class Method(BaseModel):
     display_name = "method"  # the name of a row in the reports
     downstream = "teacher"  # the network that downstream tasks take by default, or "student"
     smallest_batch = 1  # images over all processes
-    schedule_class: type  # (iterations an epoch, batch, **the config's schedule); at(iteration) gives a Step
+    schedule_class: type[Schedule]
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor={"type": "CropNormalizer"})

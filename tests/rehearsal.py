@@ -1,8 +1,8 @@
 """Full-size rehearsals without the data: what the doctor and the scorer cost on sets as large as the real ones.
 
-    .venv/bin/python tools/rehearsal.py imagenet      1,281,167 hard-linked images in 1000 classes
-    .venv/bin/python tools/rehearsal.py coco          files of COCO's sizes, 118,287 + 5,000 hard-linked photographs
-    .venv/bin/python tools/rehearsal.py scores        500,000 detections on 5,000 images with 36,781 instances
+    .venv/bin/python tests/rehearsal.py imagenet      1,281,167 hard-linked images in 1000 classes
+    .venv/bin/python tests/rehearsal.py coco          files of COCO's sizes, 118,287 + 5,000 hard-linked photographs
+    .venv/bin/python tests/rehearsal.py scores        500,000 detections on 5,000 images with 36,781 instances
 
 Each makes its input in a temporary folder, runs the command in a process of its own, and prints its seconds, those on a
 processor, and the most memory that it held. ``--share 0.01`` makes everything a hundredth as large.
