@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes; every process's loss depends on it, so the gradients are summed as well."""
+    """The sum over all processes; every process's loss depends on it, so the gradients are summed as well.
+
+    Written out, since torch.distributed.nn, which has it, is deprecated.
+    """
 
     @staticmethod
     def forward(ctx, value: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,8 +26,6 @@ from selfpatch.pretrain.cli import UserError
 # forked workers, and no threads of OpenCV in them: they would fight for the cores
 ENVIRONMENT = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}}
 
-
-PRECISIONS = ("fp32", "bf16")
 # lines of mmengine's that are always the same
 CHATTER = ("Hooks will be executed", "Distributed training is not used")
 
@@ -37,30 +36,14 @@ class PreciseOptimWrapper(OptimWrapper):
 
     def __init__(self, *args, precision: str = "fp32", **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        if precision not in PRECISIONS:
-            raise UserError(f"precision={precision!r} is unknown: choose {' or '.join(PRECISIONS)}")
         self.precision = precision
 
-    def optim_context(self, model: torch.nn.Module):
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
         """Autocast around the forward pass, inside mmengine's own context (gradient accumulation)."""
         device = next(model.parameters()).device.type
-        stack = super().optim_context(model)
-        return _Nested(stack, torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"))
-
-
-class _Nested:
-    """Two context managers as one."""
-
-    def __init__(self, outer, inner) -> None:
-        self.outer, self.inner = outer, inner
-
-    def __enter__(self) -> None:
-        self.outer.__enter__()
-        self.inner.__enter__()
-
-    def __exit__(self, *error) -> None:
-        self.inner.__exit__(*error)
-        self.outer.__exit__(*error)
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
 
 
 @RUNNERS.register_module()

@@ -6,8 +6,7 @@ same weights under other names and merges patches in another order: :func:`to_mm
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from selfpatch.pretrain.backbone import Backbone
 from selfpatch.pretrain.settings import Count, Rate
-from selfpatch.pretrain.vit import MLP, DropPath
+from selfpatch.pretrain.vit import MLP, Block
 
 SIZES = {  # name: (width of the first stage, depths, heads), as in arXiv 2103.14030, section 3.3
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -85,23 +84,6 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     return (region.unsqueeze(1) != region.unsqueeze(2)) * -100.0
 
 
-class Block(nn.Module):
-    """A pre-norm block on a grid: attention within windows, then an MLP, each a residual branch."""
-
-    def __init__(self, dim: int, heads: int, window: int, shifted: bool) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)  # eps 1e-5, unlike the ViT's
-        self.attn = WindowAttention(dim, heads, window, shifted)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, 4 * dim)
-        self.drop_path = DropPath()
-
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        first, second = (None, None) if noise is None else noise
-        x = x + self.drop_path(self.attn(self.norm1(x)), first)
-        return x + self.drop_path(self.mlp(self.norm2(x)), second)
-
-
 class PatchMerging(nn.Module):
     """Every 2x2 tokens become one of twice the width: (B, h, w, C) -> (B, h/2, w/2, 2C); odd sides get zeros."""
 
@@ -122,7 +104,10 @@ class Stage(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int, depth: int, last: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, window, shifted=i % 2 == 1) for i in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, WindowAttention(dim, heads, window, shifted=i % 2 == 1), MLP(dim, 4 * dim), eps=1e-5)
+            for i in range(depth)
+        )
         self.downsample = None if last else PatchMerging(dim)
 
 
@@ -280,21 +265,13 @@ class Swin(Backbone):
 # mmdet takes the four tokens of a merge row by row and puts their channels side by side: channel c of token t lies at
 # 4·c + t there, and at C·t' + c here, with t' counting down first
 ROW_FIRST = (0, 2, 1, 3)
-MMDET_NAMES = (
-    (r"^layers\.", "stages."),
-    (r"^patch_embed\.proj\.", "patch_embed.projection."),
-    (r"\.attn\.", ".attn.w_msa."),
-    (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
-    (r"\.mlp\.fc2\.", ".ffn.layers.1."),
-    (r"^norm\.", f"norm{STAGES - 1}."),
-)
-OUR_NAMES = (
-    (r"^stages\.", "layers."),
-    (r"^patch_embed\.projection\.", "patch_embed.proj."),
-    (r"\.attn\.w_msa\.", ".attn."),
-    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
-    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
-    (rf"^norm{STAGES - 1}\.", "norm."),
+NAMES = (  # ours, mmdet's; ^ is the beginning
+    ("^layers.", "^stages."),
+    ("^patch_embed.proj.", "^patch_embed.projection."),
+    (".attn.", ".attn.w_msa."),
+    (".mlp.fc1.", ".ffn.layers.0.0."),
+    (".mlp.fc2.", ".ffn.layers.1."),
+    ("^norm.", f"^norm{STAGES - 1}."),
 )
 
 
@@ -304,18 +281,20 @@ def to_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     mmdet has a norm for every stage; no classification checkpoint does, so its ``norm0`` to ``norm2`` are not among
     them. mmdet's shifts windows even where a grid is no larger than one: there its features are others.
     """
-    return {_renamed(name, MMDET_NAMES): _merge_order(name, tensor, False) for name, tensor in state.items()}
+    return {_renamed(name, NAMES): _merge_order(name, tensor, False) for name, tensor in state.items()}
 
 
 def from_mmdet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of :func:`to_mmdet`."""
-    return {_renamed(name, OUR_NAMES): _merge_order(name, tensor, True) for name, tensor in state.items()}
+    names = [(theirs, ours) for ours, theirs in reversed(NAMES)]
+    return {_renamed(name, names): _merge_order(name, tensor, True) for name, tensor in state.items()}
 
 
-def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in names:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _renamed(name: str, names: Iterable[tuple[str, str]]) -> str:
+    name = f"^{name}"
+    for old, new in names:
+        name = name.replace(old, new)
+    return name[1:]
 
 
 def _merge_order(name: str, tensor: Tensor, back: bool) -> Tensor:

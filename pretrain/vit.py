@@ -8,6 +8,7 @@ this one class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,28 +108,30 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then MLP, each a residual branch."""
+    """A pre-norm transformer block: attention, then MLP, each a residual branch; of a ViT and of a Swin.
+
+    Args:
+        dim: width of the tokens.
+        attn, mlp: the branches.
+        layer_scale: initial value of LayerScale; None for none.
+        eps: of the LayerNorms.
+    """
 
     def __init__(
-        self,
-        dim: int,
-        heads: int,
-        layer_scale: float | None = None,
-        mlp: nn.Module | None = None,
-        eps: float = LAYER_NORM_EPS,
+        self, dim: int, attn: nn.Module, mlp: nn.Module, layer_scale: float | None = None, eps: float = LAYER_NORM_EPS
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = MLP(dim, 4 * dim) if mlp is None else mlp
-        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.mlp = mlp
+        self.ls1, self.ls2 = (nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale) for _ in range(2))
         self.drop_path = DropPath()
 
-    def forward(self, x: Tensor, noise: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor | None = None, *more: Any) -> Tensor:
+        """The updated tokens; ``more`` is for the attention, such as a ViT's rotary positions."""
         first, second = (None, None) if noise is None else noise
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), turn)), first)
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), *more)), first)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), second)
 
 
@@ -217,7 +220,8 @@ class VisionTransformer(Backbone):
         self.rope_embed = RotaryPositions(dim // self.heads) if rope else None
         mlp = SwiGLU if swiglu else MLP
         self.blocks = nn.ModuleList(
-            Block(dim, self.heads, layer_scale, mlp(dim, self.mlp_width), eps) for _ in range(self.depth)
+            Block(dim, Attention(dim, self.heads), mlp(dim, self.mlp_width), layer_scale, eps)
+            for _ in range(self.depth)
         )
         self.set_drop_path(drop_path_rate)
         self.norm = nn.LayerNorm(dim, eps=eps) if final_norm else nn.Identity()
@@ -267,11 +271,7 @@ class VisionTransformer(Backbone):
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """As every backbone's; the global feature is [CLS], or the mean of the patch tokens where there is no [CLS]."""
-        x, grid = self.embed(images)
-        turn = self._turn(grid)
-        for i in range(self.depth):
-            x = self.run_block(i, x, noise, turn)
-        x = self.norm(x)
+        (x,), grid = self.tokens_of(images, [self.depth - 1], noise=noise)
         patches = x[:, self.num_prefix :]
         return (patches.mean(1) if self.cls_token is None else x[:, 0]), patches, grid
 
@@ -281,7 +281,7 @@ class VisionTransformer(Backbone):
         return [t[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid) for t in tokens]
 
     def tokens_of(
-        self, images: Tensor, blocks: Sequence[int], norm: bool = True
+        self, images: Tensor, blocks: Sequence[int], norm: bool = True, noise: Tensor | None = None
     ) -> tuple[list[Tensor], tuple[int, int]]:
         """All tokens after chosen blocks.
 
@@ -289,6 +289,7 @@ class VisionTransformer(Backbone):
             images: (B, 3, H, W).
             blocks: block numbers from 0; negative ones count from the end.
             norm: whether the final norm, where there is one, is applied to each (as DINO publishes them).
+            noise: as for :meth:`forward`.
 
         Returns:
             for each chosen block its tokens (B, :attr:`num_prefix` + h*w, C), and the grid (h, w).
@@ -297,7 +298,7 @@ class VisionTransformer(Backbone):
         x, grid = self.embed(images)
         taken, turn = {}, self._turn(grid)
         for i in range(max(wanted) + 1):
-            x = self.run_block(i, x, None, turn)
+            x = self.run_block(i, x, noise, turn)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
         return [taken[i] for i in wanted], grid
