@@ -30,6 +30,7 @@ PASSED = {"images": "COCO's photographs, if not below --coco", "gpus": "processe
 def main(argv: Sequence[str]) -> int:
     """Run every task; one that fails does not keep the others, and makes the exit status 1."""
     known = {name: tasks.load(name) for name in tasks.names()}
+    known = {name: task for name, task in known.items() if not getattr(task, "DIAGNOSTIC", False)}
     known = dict(sorted(known.items(), key=lambda item: issubclass(item[1].Settings, RunSettings)))  # trainings last
     parser = command_parser(DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")

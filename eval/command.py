@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module with main(argv), what it does)
     "convert": ("selfpatch.eval.checkpoints.convert", "write any checkpoint's backbone in another layout"),
     "report": ("selfpatch.reports.report", "turn records into tables, plots and a page"),
     "compare": ("selfpatch.reports.bootstrap", "compare two records by a paired bootstrap"),
+    "attention": ("selfpatch.eval.studies.attention", "draw what patches look at, and say it in figures"),
     "sweep": ("selfpatch.eval.studies.sweep", "pretrain and score a grid of settings, and report on it"),
     "calibrate": ("selfpatch.eval.studies.calibrate", "ask whether a protocol ranks a good network above a poor one"),
     "score": ("selfpatch.eval.measures.jf", "score a folder of masks from anywhere with J and F"),

@@ -106,6 +106,22 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def attention(self, images: Tensor, blocks: Sequence[int], queries: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """What query patches look at: rows of the attention among patches, [CLS] and registers left out.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            blocks: block numbers from 0; negative ones count from the end.
+            queries: (Q,) flat numbers of patches, row by row.
+
+        Returns:
+            for each chosen block (B, heads, Q, h*w), float32, whose rows sum to 1; and the grid (h, w).
+
+        Raises:
+            UserError: a patch of this network does not look at the whole image.
+        """
+        raise UserError(f"a {self.arch['family']} attends within windows: there are no maps of a patch over the image")
+
     def tokens_along(self, side: int) -> int:
         """How many patch tokens of :meth:`forward` lie along a side of an image, in pixels."""
         raise NotImplementedError

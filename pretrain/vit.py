@@ -40,15 +40,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
         B, N, C = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.heads, C // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, N, d); their gradients stack in place
-        if turn is not None:  # rotary positions
-            q, k = rotate(q, turn), rotate(k, turn)
+        q, k, v = self.split(x, turn)
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and N <= PLAIN_ATTENTION:
             x = ((q * (C // self.heads) ** -0.5) @ k.mT).softmax(-1) @ v  # (B, heads, N, d)
         else:
             x = F.scaled_dot_product_attention(q, k, v)  # scale d^-1/2
         return self.proj(x.transpose(1, 2).reshape(B, N, C))
+
+    def split(self, x: Tensor, turn: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, N, C), each (B, heads, N, d), after rotary positions."""
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # their gradients stack in place
+        return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
 
 
 class MLP(nn.Module):
@@ -301,6 +304,20 @@ class VisionTransformer(Backbone):
             x = self.run_block(i, x, noise, turn)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
+        return [taken[i] for i in wanted], grid
+
+    def attention(self, images: Tensor, blocks: Sequence[int], queries: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """As every ViT's: what each query patch looks at in chosen blocks."""
+        wanted = [block % self.depth for block in blocks]
+        x, grid = self.embed(images)
+        taken, turn = {}, self._turn(grid)
+        for i in range(max(wanted) + 1):
+            if i in wanted:
+                attn = self.blocks[i].attn
+                q, k, _ = (part[:, :, self.num_prefix :] for part in attn.split(self.blocks[i].norm1(x), turn))
+                scores = (q[:, :, queries] * q.shape[-1] ** -0.5) @ k.mT  # (B, heads, Q, h*w)
+                taken[i] = scores.float().softmax(-1)  # over the patches alone: [CLS] and registers are left out
+            x = self.run_block(i, x, None, turn)
         return [taken[i] for i in wanted], grid
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -13,8 +13,8 @@ A task defines
   first.
 
 It may define ``EXTRAS``, names of settings that ask for something beside the record; ``SIZES``, settings for each
-``--size`` of ``tools/eval_all.sh``; and ``SOURCE``, the data set's name in ``tools/prepare_data.sh`` where that is not
-the task's.
+``--size`` of ``tools/eval_all.sh``; ``SOURCE``, the data set's name in ``tools/prepare_data.sh`` where that is not the
+task's; and ``DIAGNOSTIC = True``: it explains figures and is no benchmark, so that ``tools/eval_all.sh`` leaves it out.
 """
 
 from __future__ import annotations
