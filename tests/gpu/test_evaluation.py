@@ -51,7 +51,7 @@ def test_regions_of_channels_last_maps_are_those_of_contiguous_ones():
 
     extractor = RegionExtractor(
         roi_layer={"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0}, out_channels=8, featmap_strides=[4]
-    ).cuda()
+    ).to("cuda")
     level = torch.randn(1, 8, 32, 32, device="cuda")
     rois = torch.tensor([[0.0, 4.0, 8.0, 60.0, 90.0]], device="cuda")
     last = level.contiguous(memory_format=torch.channels_last)

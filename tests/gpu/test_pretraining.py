@@ -31,7 +31,7 @@ def test_a_bf16_step_is_as_near_on_a_gpu_as_on_a_cpu(golden_selfpatch_step_):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_host_never_waits_in_a_step(name):
     config = load_config(name, {"precision": "bf16"})
-    take = training_step(build_method(config).cuda().train(), config, batch=8)
+    take = training_step(build_method(config).to("cuda").train(), config, batch=8)
     for _ in range(3):  # kernels are chosen, tables of neighbours are sent over
         take()
     torch.cuda.synchronize()
@@ -48,7 +48,7 @@ def test_a_compiled_backbone_gives_the_same_loss():
     losses = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        method = build_method(config).cuda().train()
+        method = build_method(config).to("cuda").train()
         if compiled:
             method.student["backbone"].compile()
         torch.manual_seed(1)
