@@ -86,11 +86,11 @@ def load_file(path: str | Path, unsafe: bool | None = None) -> Any:
         raise UserError(
             f"{path} is not a whole checkpoint ({first_line[:120]}): it is cut short or of another format"
         ) from None
-    _raise_if_larger_than_stored(path, content)
+    raise_if_larger_than_stored(path, content)
     return content
 
 
-def _raise_if_larger_than_stored(path: Path, content: Any) -> None:
+def raise_if_larger_than_stored(path: Path, content: Any) -> None:
     """A tensor may claim terabytes of which a single number is stored: any copy of it would take the memory."""
     inside = [content]
     while inside:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from selfpatch.eval.checkpoints.inert import Placeholder, load_inert
-from selfpatch.pretrain.checkpoint import SAFETENSORS_META, load_file
+from selfpatch.pretrain.checkpoint import SAFETENSORS_META, load_file, raise_if_larger_than_stored
 from selfpatch.pretrain.cli import UserError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -157,18 +157,20 @@ def _file(path: Path, unsafe: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
-            return load_inert(path)
+            content = load_inert(path)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
         raise UserError(_broken(path, error)) from None
+    raise_if_larger_than_stored(path, content)
+    return content
 
 
 def _raise_for_other_archives(path: Path) -> None:
     """Raise UserError for a zip archive that is not of ``torch.save``: torch.load would run a TorchScript program's."""
     try:
         names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
+    except Exception:  # a broken directory raises anything
         return  # told when it is read
     if any(name.endswith("/constants.pkl") for name in names):
         raise UserError(f"{path} is a TorchScript program, which holds code: save its state_dict() and take that")
