@@ -21,7 +21,12 @@ from typing import Any
 import torch
 
 from selfpatch.eval import tasks
-from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
+from selfpatch.eval.checkpoints.load import (
+    LoadedBackbone,
+    add_checkpoint_options,
+    checkpoint_options,
+    load_backbone,
+)
 from selfpatch.eval.dense.recipe import RunSettings
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -76,68 +81,53 @@ def evaluate(
     """
     module = tasks.load(task)
     places = {"records": Path(records), "out": Path(out) if out else None}
-    given = check(module.Settings, settings, what="setting")
-    return run(
-        module,
-        given,
-        Path(checkpoint),
-        **places,
-        method=method,
-        which=which,
-        heads=heads,
-        unsafe_load=unsafe_load,
-        prefix=prefix,
-    )
+    loading = {"which": which, "heads": heads, "unsafe": unsafe_load, "prefix": prefix}
+    return run(module, check(module.Settings, settings, what="setting"), checkpoint, method=method, **places, **loading)
 
 
 def run(
     task: ModuleType,
     settings: TaskSettings,
-    checkpoint: Path,
+    checkpoint: str | Path,
     *,
     records: Path = RECORDS,
     out: Path | None = None,
     method: str | None = None,
-    which: str | None = None,
-    heads: int | None = None,
-    unsafe_load: bool = False,
-    prefix: str | None = None,
     processes: Callable[[], None] | None = None,
+    **loading: Any,
 ) -> Record | None:
-    """Do :func:`evaluate` with a task's module and checked settings.
+    """Do :func:`evaluate` with a task's module, checked settings and keywords of ``load_backbone``.
 
     The data is opened first, then the checkpoint loaded, then an equal record looked for. If there is none, the work is
     done here, or by ``processes()``, which returns once others have done it and written their record.
     """
-    name, started = _name(task), datetime.now(timezone.utc)
+    started = datetime.now(timezone.utc)
     dataset = task.open(settings)
     for finding in dataset.findings:
         print(f"warning: {finding}", flush=True)
-    backbone = load_backbone(checkpoint, which=which, heads=heads, unsafe=unsafe_load, prefix=prefix)
+    backbone = load_backbone(checkpoint, **loading)
     print(backbone.report(method), flush=True)
     protocol = task.protocol(settings, backbone)
     find = partial(
         Record.find,
         records,
-        task=name,
+        task=_name(task),
         checkpoint_sha256=backbone.checkpoint_sha256,
         weights_sha256=backbone.weights_sha256,
         heads=jsonable(backbone.arch["heads"]),
         protocol=protocol,
         dataset=dataset.identity,
     )
-    known = find()
-    estimate = isinstance(settings, RunSettings) and settings.dry_run
-    if known and not settings.force and not estimate:
+    if not settings.force and not getattr(settings, "dry_run", False) and (known := find()):
         asked = {"method": method not in (None, known.method)}
         asked |= {extra: getattr(settings, extra) for extra in getattr(task, "EXTRAS", ())}
-        idle = ", ".join(option(word) for word, given in asked.items() if given)
-        print(f"already recorded on {known.started}", end="")
-        print(f", {idle} ignored (--force applies it):" if idle else " (--force evaluates again):")
+        ignored = ", ".join(option(word) for word, given in asked.items() if given)
+        hint = f", {ignored} ignored (--force applies it):" if ignored else " (--force evaluates again):"
+        print(f"already recorded on {known.started}{hint}")
         show(known)
         return known
 
-    out = out or Path("work_dirs/eval") / f"{name}-{backbone.checkpoint_sha256[:12]}"
+    out = out or Path("work_dirs/eval") / f"{_name(task)}-{backbone.checkpoint_sha256[:12]}"
     raise_unless_writable(records, "--records")
     raise_unless_writable(out, "--out")
     if processes:
@@ -148,8 +138,7 @@ def run(
     if result is None:
         return None
     seconds = time.perf_counter() - clock + result.earlier_seconds
-    record = _record(task, dataset, protocol, backbone, result, started, seconds)
-    record = (record.model_copy(update={"method": method}) if method else record).write(records, result.units)
+    record = _record(task, dataset, protocol, backbone, result, method, started, seconds).write(records, result.units)
     show(record)
     return record
 
@@ -160,6 +149,7 @@ def _record(
     protocol: Protocol,
     backbone: LoadedBackbone,
     result: Evaluation,
+    method: str | None,
     started: datetime,
     seconds: float,
 ) -> Record:
@@ -175,7 +165,7 @@ def _record(
         dataset_fingerprint=dataset.identity.sha256,
         split=dataset.identity.split,
         protocol=protocol,
-        method=backbone.method,
+        method=method or backbone.method,
         arch=backbone.arch,
         pretrain_epochs=backbone.epoch,
         seed=backbone.seed,
@@ -218,21 +208,18 @@ def main(argv: Sequence[str]) -> None:
     args = _parser(task).parse_args(argv[1:])
     settings = from_options(task.Settings, args)
 
-    if isinstance(settings, RunSettings) and settings.launcher != "none" and _rank() > 0:
+    trains = isinstance(settings, RunSettings)
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if trains and settings.launcher != "none" and rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         warnings.simplefilter("ignore")
-    names = ("records", "out", "method", "which", "heads", "unsafe_load", "prefix")
-    options = {name: getattr(args, name) for name in names}
     start = None
-    if isinstance(settings, RunSettings) and settings.launcher == "none" and settings.gpus > 1 and not settings.dry_run:
+    if trains and settings.launcher == "none" and settings.gpus > 1 and not settings.dry_run:
         start = partial(run_processes, settings.gpus, "selfpatch.eval.run", argv)
+    options = {name: getattr(args, name) for name in ("records", "out", "method")} | checkpoint_options(args)
     record = run(task, settings, args.checkpoint, **options, processes=start)
     if record and args.record_path:
         write_text(args.record_path, f"{record.path}\n")
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def check_command(name: str, argv: Sequence[str]) -> None:

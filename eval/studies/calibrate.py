@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import nn
 
-from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, load_backbone
+from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, checkpoint_options, load_backbone
 from selfpatch.eval.datasets.prepare import sets
 from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
@@ -24,6 +23,7 @@ from selfpatch.eval.studies.sweep import CellError, run_evaluation
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
+from selfpatch.reports.bootstrap import compare_records
 from selfpatch.reports.record import Record
 
 DESCRIPTION = """Calibrate protocols: each must rank a good network above an untrained one, or it measures nothing.
@@ -123,48 +123,39 @@ def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) ->
     return record
 
 
-def compare(good: Record, other: Record, metric: str) -> dict[str, Any]:
-    """The paired bootstrap of good minus untrained, by the reports' own command."""
-    command = [sys.executable, "-m", "selfpatch.reports.bootstrap", str(good.path), str(other.path), "--json"]
-    done = subprocess.run([*command, "--metric", metric], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(done.stderr.strip().removeprefix("error: ") or f"{command[2]} failed")
-    return json.loads(done.stdout)
-
-
 def calibrate(instrument: Instrument, good: Path, other: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a headline metric: protocol, metric, both figures, difference, interval, verdict, seconds of each."""
+    """One row a headline metric: protocol, data, and the paired bootstrap of good minus untrained.
+
+    Raises:
+        CellError: an evaluation failed.
+        UserError: the records cannot be compared.
+    """
     first, second = score(instrument, good, args), score(instrument, other, args)
     rows = []
     for metric in first.headline:
-        found = compare(first, second, metric)
-        rows.append(
-            {
-                "protocol": first.protocol.name,
-                "data": first.dataset,
-                "metric": metric,
-                **{key: found[name] for key, name in (("good", "a"), ("untrained", "b"), ("difference", "delta"))},
-                "low": found["low"],
-                "high": found["high"],
-                "verdict": VERDICTS[found["verdict"]],
-                "seconds": [first.seconds, second.seconds],
-            }
-        )
+        found = compare_records([first], [second], metric)
+        row = {"protocol": first.protocol.name, "data": first.dataset, "metric": metric}
+        row |= {"good": found.a, "untrained": found.b, "difference": found.delta, "low": found.low, "high": found.high}
+        rows.append(row | {"verdict": VERDICTS[found.verdict], "seconds": [first.seconds, second.seconds]})
     return rows
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table of :func:`calibrate`'s rows."""
     lines = [
-        "| protocol | data | metric | good | untrained | difference | | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        {
+            "protocol": f"`{row['protocol']}`",
+            "data": row["data"],
+            "metric": row["metric"],
+            "good": f"{row['good']:.1f}",
+            "untrained": f"{row['untrained']:.1f}",
+            "difference": f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+            "": row["verdict"],
+            "seconds": " + ".join(f"{part:.0f}" for part in row["seconds"]),
+        }
+        for row in rows
     ]
-    for row in rows:
-        interval = f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-        seconds = " + ".join(f"{part:.0f}" for part in row["seconds"])
-        cells = (f"`{row['protocol']}`", row["data"], row["metric"], f"{row['good']:.1f}", f"{row['untrained']:.1f}")
-        lines.append(f"| {' | '.join((*cells, interval, row['verdict'], seconds))} |")
-    return "\n".join(lines) + "\n"
+    return tabulate(lines, "keys", "github", disable_numparse=True) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -184,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = _chosen(args)
     raise_unless_writable(args.out, "--out")
     args.out.mkdir(parents=True, exist_ok=True)
-    good = load_backbone(args.good, which=args.which, heads=args.heads, unsafe=args.unsafe_load)
+    good = load_backbone(args.good, **checkpoint_options(args))
     other = args.untrained or save_untrained(good, args.out)
     if args.untrained:
         check_pair(good, load_backbone(args.untrained, unsafe=args.unsafe_load))
@@ -207,14 +198,14 @@ def _chosen(args: argparse.Namespace) -> list[Instrument]:
     Raises:
         UserError: one is unknown, or its data cannot be used; there is no data at all.
     """
-    every = {instrument.name: instrument for instrument in instruments(args.size)}
+    known = {instrument.name: instrument for instrument in instruments(args.size)}
     if args.protocols:
-        if unknown := [name for name in args.protocols.split(",") if name not in every]:
-            raise UserError(f"--protocols {unknown[0]}: choose from {', '.join(every)}")
-        chosen = [every[name] for name in args.protocols.split(",")]
+        if unknown := [name for name in args.protocols.split(",") if name not in known]:
+            raise UserError(f"--protocols {unknown[0]}: choose from {', '.join(known)}")
+        chosen = [known[name] for name in args.protocols.split(",")]
     else:
-        chosen = [instrument for instrument in every.values() if getattr(args, FOLDERS[instrument.task]).is_dir()]
-        for folder in sorted({FOLDERS[i.task] for i in every.values()} - {FOLDERS[i.task] for i in chosen}):
+        chosen = [instrument for instrument in known.values() if getattr(args, FOLDERS[instrument.task]).is_dir()]
+        for folder in sorted({FOLDERS[i.task] for i in known.values()} - {FOLDERS[i.task] for i in chosen}):
             print(f"{folder}: no data in {getattr(args, folder)}")
     if not chosen:
         raise UserError("there is no data to calibrate on: say where some is, such as with --davis DIR")

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from selfpatch.eval.studies.grid import Cell, Grid, read_grid
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -95,7 +94,7 @@ def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> di
         cell: what to do.
         say: is given lines of progress.
     """
-    with held(place.cell_file(cell).with_suffix(".lock"), say) as lock:
+    with locked(place.cell_file(cell).with_suffix(".lock"), say) as lock:
         records, errors = [], []
         place.log(cell).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,14 +108,15 @@ def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> di
         except CellError as error:
             errors.append(f"pretraining: {error}")
             say(f"pretraining failed: {error}")
-        state = {
-            "identity": cell.identity,
-            "status": "failed" if errors else "done",
-            "error": "; ".join(errors) or None,
-            "records": records,
-        }
-        write_text(place.cell_file(cell), json.dumps(state, indent=1) + "\n")
-        return state
+        return write_state(place, cell, "; ".join(errors), records)
+
+
+def write_state(place: Place, cell: Cell, error: str, records: Sequence[str] = ()) -> dict:
+    """Write and return what is known of a cell that was run; it is done where there is no ``error``."""
+    status = "failed" if error else "done"
+    state = {"identity": cell.identity, "status": status, "error": error or None, "records": list(records)}
+    write_text(place.cell_file(cell), json.dumps(state, indent=1) + "\n")
+    return state
 
 
 def state_of(place: Place, cell: Cell) -> dict:
@@ -139,7 +139,7 @@ def pretrain(place: Place, cell: Cell, lock: int, say: Callable[[str], None]) ->
     """
     work_dir = place.pretrained(cell)
     checkpoint = work_dir / "checkpoint.pth"
-    with held(work_dir.with_suffix(".lock"), say) as shared:
+    with locked(work_dir.with_suffix(".lock"), say) as shared:
         say(f"pretraining{' goes on' if checkpoint.is_file() else ''}; log: {place.log(cell)}")
         words = [*PRETRAIN, *cell.pretrain_argv, "--work-dir", str(work_dir), "--resume"]
         output = run_logged(words, place.log(cell), (lock, shared), say)
@@ -158,8 +158,7 @@ def evaluate(place: Place, cell: Cell, number: int, checkpoint: Path, lock: int,
     out = place.folder / "eval" / file_name(cell.name) / f"{number}-{task}"
     where = ["--records", str(place.folder / "records"), "--out", str(out)]
     record = run_evaluation([task, str(checkpoint), *argv, *where], place.log(cell), (lock,), say)
-    figures = list(record.overall.items())[:3]
-    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in figures))
+    say(f"{task}: " + "  ".join(f"{name} {value:.2f}" for name, value in list(record.overall.items())[:3]))
     return os.path.relpath(record.path, place.folder)
 
 
@@ -170,9 +169,9 @@ def run_evaluation(words: Sequence[str], log: Path, locks: Sequence[int], say: C
         CellError: it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder, "record")
-        run_logged([*EVALUATE, *words, "--record-path", str(told)], log, locks, say)
-        return Record.read(told.read_text(encoding="utf-8").strip())
+        path = Path(folder, "record")
+        run_logged([*EVALUATE, *words, "--record-path", str(path)], log, locks, say)
+        return Record.read(path.read_text(encoding="utf-8").strip())
 
 
 def run_logged(words: Sequence[str], log: Path, locks: Sequence[int], say: Callable[[str], None]) -> str:
@@ -185,31 +184,27 @@ def run_logged(words: Sequence[str], log: Path, locks: Sequence[int], say: Calla
         CellError: the exit status is not 0.
     """
     environment = {name: value for name, value in os.environ.items() if name != "SELFPATCH_COMMAND"}
-    with open(log, "ab") as file:
+    with open(log, "a+b") as file:
         file.write(f"\n$ {' '.join(words)}\n".encode())
         file.flush()
-        start, said = file.tell(), time.perf_counter()
+        start = file.tell()
+
+        def output() -> str:
+            file.seek(start)
+            return file.read().decode(errors="replace")
+
         with subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=locks
         ) as process:
-            while process.poll() is None:
+            while process.returncode is None:
                 try:
-                    process.wait(timeout=1)
+                    process.wait(timeout=LINE_EVERY)
                 except subprocess.TimeoutExpired:
-                    if time.perf_counter() - said > LINE_EVERY:
-                        said = time.perf_counter()
-                        say(last_words(_read(log, start))[-200:])
-    output = _read(log, start)
-    if process.returncode:
-        ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
-        raise CellError(last_words(output, error=True) or ended)
-    return output
-
-
-def _read(log: Path, start: int) -> str:
-    with open(log, "rb") as file:
-        file.seek(start)
-        return file.read().decode(errors="replace")
+                    say(last_words(output())[-200:])
+        if process.returncode:
+            ended = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
+            raise CellError(last_words(output(), error=True) or ended)
+        return output()
 
 
 def last_words(output: str, error: bool = False) -> str:
@@ -220,7 +215,7 @@ def last_words(output: str, error: bool = False) -> str:
 
 
 @contextmanager
-def held(path: Path, say: Callable[[str], None]) -> Iterator[int]:
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[int]:
     """Hold the lock ``path``, after waiting for whoever has it; gives the descriptor, for children to hold it too.
 
     By hand, since filelock's locks end with this process: a child that outlives it must keep the lock.
@@ -276,22 +271,16 @@ def slurm_executor(place: Place, grid: Grid) -> object:
     Raises:
         UserError: submitit is not installed, there is no Slurm here, or a parameter is unknown.
     """
-    submitit = import_submitit()
     try:
+        import submitit
+
         executor = submitit.AutoExecutor(place.folder / "jobs", cluster="slurm")
         executor.update_parameters(name=f"sweep-{grid.name}", **grid.slurm)
+    except ImportError:
+        raise UserError("--launcher slurm needs submitit: pip install -e .[slurm]") from None
     except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         raise UserError(f"--launcher slurm: {' '.join(str(error).split())[:300]}") from None
     return executor
-
-
-def import_submitit() -> ModuleType:
-    """The optional package that talks to Slurm."""
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--launcher slurm needs submitit: pip install -e .[slurm]") from None
-    return submitit
 
 
 def run_jobs(place: Place, grid: Grid, executor: object, poll: float = POLL_SLURM) -> dict[str, dict]:
@@ -300,26 +289,22 @@ def run_jobs(place: Place, grid: Grid, executor: object, poll: float = POLL_SLUR
     A job that an earlier, killed call submitted still runs: its cell's lock makes the new job wait and then find all
     done.
     """
-    states = write_sweep(place, grid)
+    write_sweep(place, grid)
     jobs = {cell.name: executor.submit(run_cell, place, cell) for cell in grid.cells}
     for name, job in jobs.items():
         print(f"{name}: job {job.job_id}", flush=True)
     lost: dict[str, str] = {}
-    waiting = dict(jobs)
-    while waiting:
+    while jobs:
         time.sleep(poll)
-        for name, job in list(waiting.items()):
-            if not job.done():
-                continue
-            del waiting[name]
+        for name in [name for name, job in jobs.items() if job.done()]:
+            job = jobs.pop(name)
             if (error := job.exception()) is not None:  # timed out, out of memory, cancelled: it wrote no state
                 lost[name] = f"job {job.job_id}: {last_words(str(error))}"
             states = write_sweep(place, grid)
-            print(f"{name}: {'failed' if name in lost else states[name]['status']}, {len(waiting)} to go", flush=True)
+            print(f"{name}: {'failed' if name in lost else states[name]['status']}, {len(jobs)} to go", flush=True)
     for cell in grid.cells:
         if cell.name in lost:
-            state = {"identity": cell.identity, "status": "failed", "error": lost[cell.name], "records": []}
-            write_text(place.cell_file(cell), json.dumps(state, indent=1) + "\n")
+            write_state(place, cell, lost[cell.name])
     return write_sweep(place, grid)
 
 
@@ -353,14 +338,11 @@ def main(argv: Sequence[str]) -> int:
     print(f"{len(states)} cells: {len(states) - len(failed)} done, {len(failed)} failed")
     for name, error in failed.items():
         print(f"failed: {name}: {error}")
-    reported = write_report(place) if any(state["records"] for state in states.values()) else 0
+    reported = 0
+    if any(state["records"] for state in states.values()):
+        sources = ["--records", str(place.folder / "records"), "--sweep", str(place.folder / "sweep.json")]
+        reported = subprocess.run([*REPORT, *sources, "--out", str(place.folder / "report")], check=False).returncode
     return 1 if failed else reported
-
-
-def write_report(place: Place) -> int:
-    """Write tables, curves and page of what is recorded, by the command of the reports; returns its exit status."""
-    sources = ["--records", str(place.folder / "records"), "--sweep", str(place.folder / "sweep.json")]
-    return subprocess.run([*REPORT, *sources, "--out", str(place.folder / "report")], check=False).returncode
 
 
 if __name__ == "__main__":

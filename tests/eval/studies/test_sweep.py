@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from selfpatch.eval.studies import sweep
-from selfpatch.eval.studies.grid import read_grid
+from selfpatch.eval.studies.grid import Grid, read_grid
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.train import CONFIGS
 from selfpatch.reports.ablation import ablation_tables, to_sheet
@@ -211,9 +211,9 @@ def test_every_setting_is_trained_with_every_seed(grid):
     [
         ({"seeds": [0, 1, 0]}, "seed 0 stands twice in seeds"),
         ({"seeds": []}, "seeds is an empty list"),
-        ({"seeds": 3}, "seeds must be a list, not 3"),
-        ({"seeds": [0, True]}, "seeds must be whole numbers from 0, not True"),
-        ({"seeds": [-1]}, "seeds must be whole numbers from 0, not -1"),
+        ({"seeds": 3}, "seeds=3: expected whole numbers in brackets"),
+        ({"seeds": [0, True]}, "seeds=[0, True]: expected whole numbers in brackets"),
+        ({"seeds": [-1]}, "seeds=[-1]: must be 0 or more"),
         ({"seeds": [0], "options": {"seed": 3}}, "give either seeds for all settings or the option seed"),
         ({"seeds": [0], "axes": {"seed": [1, 2]}}, "give either seeds for all settings or the option seed"),
         ({"axis": {}}, "unknown key axis: did you mean axes?"),
@@ -222,23 +222,26 @@ def test_every_setting_is_trained_with_every_seed(grid):
         ({"axes": {"model.k": [4, 4]}}, "two cells are named k=4"),
         ({"axes": {}}, "there is no cell"),
         ({"cells": [{"name": "one"}]}, "either axes"),
-        ({"axes": None, "cells": [{"name": "one", "option": {}}]}, "cell 1: unknown key option: did you mean options?"),
+        (
+            {"axes": None, "cells": [{"name": "one", "option": {}}]},
+            "unknown key cells.1.option: did you mean cells.1.options?",
+        ),
         ({"config": "selfpatch_toi"}, "no such config: selfpatch_toi; did you mean selfpatch_toy?"),
         ({"axes": {"config": ["dino_toy", "dino_toi"]}}, "cell dino_toi: no such config"),
         ({"axes": {"model.k": [4, 9]}}, "cell k=9: "),
         ({"axes": {"views.local.size": [64, 16]}}, "cell size=16: "),
         ({"options": {"schedule.warmup_epochs": 30}}, "warmup_epochs=30 is not shorter"),
         ({"data": "nowhere"}, "no such data folder: nowhere"),
-        ({"options": [1]}, "options must be key: value pairs"),
+        ({"options": [1]}, "options=[1]: expected several keys"),
         ({"evaluate": []}, "evaluate is missing"),
         ({"evaluate": [{"task": "nn"}]}, "unknown task 'nn'"),
-        ({"evaluate": [{"task": "knn", "option": {}}]}, "unknown key option"),
+        ({"evaluate": [{"task": "knn", "option": {}}]}, "unknown key evaluate.option: did you mean evaluate.options?"),
         ({"evaluate": [{"task": "knn", "options": {"kk": 3}}]}, "--kk=3"),
         ({"evaluate": [{"task": "knn", "options": {"k": "many"}}]}, "--k many: expected a whole number"),
         ({"evaluate": [{"task": "knn", "options": {"data": "nowhere"}}]}, "no such data folder: nowhere"),
         ({"evaluate": [{"task": "knn", "options": {"records": "here"}}]}, "records is not for the grid to choose"),
         ({"name": "pretrained"}, "choose another"),
-        ({"drop": "name"}, "a name is missing"),
+        ({"drop": "name"}, "there is no key name: it must be given"),
         ({"drop": "config"}, "config is missing"),
     ],
 )
@@ -433,7 +436,7 @@ def test_without_slurm_its_launcher_costs_one_line(grid, stubs, monkeypatch):
 def test_without_submitit_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e \.\[slurm\]"):
-        sweep.import_submitit()
+        sweep.slurm_executor(sweep.Place(Path("work_dirs"), "test"), Grid("test", {}, []))
 
 
 def test_real_networks_are_trained_and_scored(grid, tmp_path, monkeypatch, capfd):
