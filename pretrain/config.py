@@ -65,6 +65,7 @@ class Checkpoint(Settings):
 
     interval: Count
     keep: Count
+    iterations: Natural = 0
 
 
 class ConfigOptions(DictAction):

@@ -51,6 +51,15 @@ class SetStep(Hook):
         method_of(runner).after_step()
 
 
+class GoOnWithinEpoch(Hook):
+    """Lets the first epoch after a resume begin at the batch that comes next; every other one begins at the first."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Tell the sampler."""
+        loader = runner.train_dataloader
+        loader.sampler.start = runner.iter - runner.epoch * len(loader)
+
+
 class ReadLosses(RuntimeInfoHook):
     """Hands losses and gradient norm of each step to the log, and stops the run at the first loss that is not finite.
 

@@ -128,6 +128,14 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
     }
 
 
+def checkpoint_hooks(config: Config, meta: dict) -> list[KeepCheckpoints]:
+    """What saves the run: every few epochs, and within an epoch if the config says so."""
+    given = {"meta": lambda _: meta, "advice": STEADIER}
+    by_epoch = KeepCheckpoints(config.checkpoint.interval, keep=config.checkpoint.keep, **given)
+    iterations = config.checkpoint.get("iterations", 0)
+    return [*([KeepCheckpoints(iterations, by_epoch=False, **given)] if iterations else []), by_epoch]
+
+
 def save_untrained(config: Config, work_dir: Path) -> Path:
     """Write, or find, the checkpoint of the network as it is before training: the baseline named Random.
 
@@ -196,9 +204,8 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             hooks.SetStep(schedule),
             hooks.LogStep(),
             hooks.WatchTargets(config.log_interval, schedule.warmup),
-            KeepCheckpoints(
-                config.checkpoint.interval, keep=config.checkpoint.keep, meta=lambda _: meta, advice=STEADIER
-            ),
+            hooks.GoOnWithinEpoch(),
+            *checkpoint_hooks(config, meta),
         ],
         visualizer={"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]},
         randomness={"seed": config.seed},

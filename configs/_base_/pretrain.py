@@ -70,5 +70,9 @@ optimizer = dict(
 precision = "fp32"  # or "bf16": autocast of the forward pass, on CPU and GPU
 compile = False  # True, or the name of a backend: torch.compile of the student's backbone
 seed = 0
-checkpoint = dict(interval=1, keep=1)  # epochs between checkpoints; how many epoch_<n>.pth stay
+checkpoint = dict(
+    interval=1,  # epochs between checkpoints
+    keep=1,  # how many epoch_<n>.pth stay
+    iterations=0,  # between checkpoints within an epoch, iter_<n>.pth: --resume goes on at the next sample; 0: none
+)
 log_interval = 50  # iterations

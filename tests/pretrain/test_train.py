@@ -40,6 +40,26 @@ def test_a_killed_run_goes_on_to_the_same_bits(photos, command, run, undisturbed
             assert torch.equal(torch.as_tensor(found["optimizer"]["state"][number][name]), torch.as_tensor(value)), name
 
 
+def test_a_run_goes_on_at_the_next_sample_to_the_same_bits(photos, command, run, undisturbed, tmp_path):
+    """kill -9 in epoch 2 of 3, after a checkpoint at its second of six batches."""
+    words = command(photos, tmp_path / "run", "checkpoint.iterations=4")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    for line in process.stdout:
+        if "Epoch(train) [2][4/6]" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(timeout=60)
+    meta = load_file(tmp_path / "run" / "checkpoint.pth")["meta"]
+    assert (meta["epoch"], meta["iter"]) == (1, 8)
+    resumed = run([*words, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = (load_file(folder / "checkpoint.pth") for folder in (undisturbed, tmp_path / "run"))
+    assert found["meta"]["iter"] == expected["meta"]["iter"]
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], value), name
+
+
 def test_only_the_last_checkpoint_stays_and_tells_what_it_is(photos, undisturbed):
     assert sorted(path.name for path in undisturbed.glob("*.pth")) == ["checkpoint.pth", "epoch_3.pth"]
     meta = load_file(undisturbed / "checkpoint.pth")["meta"]
