@@ -16,11 +16,13 @@ LAUNCHED = "SELFPATCH_LAUNCHED"  # environment: set where the launcher of this p
 class UserError(Exception):
     """A mistake that the user can mend; its message says what was wrong, where, and what to do.
 
-    One that a loading process raises brings that process's traceback along, which ends in the message.
+    It is one line, whatever names stand in it; one that a loading process raises brings that process's traceback along,
+    which ends in the message.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(str(message).rpartition("UserError: ")[2].strip() if "\n" in str(message) else message)
+        text = str(message)
+        super().__init__(" ".join(text.rpartition("UserError: ")[2].split()) if "\n" in text else text)
 
 
 class ProcessError(Exception):

@@ -154,6 +154,8 @@ class _Walk:
             target = os.path.realpath(link)
         if any(self._is_met(target, place, is_file) for place in self.places) or target in self.targets:
             return False
+        if any(place.startswith(target.rstrip(os.sep) + os.sep) for place in self.places):  # back to a folder above
+            return False
         if is_file:
             self.targets.add(target)
         else:

@@ -48,3 +48,11 @@ def test_what_is_no_json_is_one_line(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.json is no JSON"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_user_error_is_one_line_whatever_stands_in_it():
+    assert str(UserError("no\nsuch\r\n file")) == "no such file"
+    assert (
+        str(UserError("Caught UserError in process 0.\nTraceback\n  selfpatch.UserError: x.jpg is cut\n"))
+        == "x.jpg is cut"
+    )
