@@ -46,11 +46,11 @@ def compare(
     """
     from selfpatch.reports.bootstrap import compare_pairs
     from selfpatch.reports.exports import bootstrap_frame
-    from selfpatch.reports.frames import load_records, newest_records, records_frame, scored_records
+    from selfpatch.reports.frames import load_records, newest_records, scored_records
     from selfpatch.reports.tables import comparison_tables, pairs
 
     kept, _ = scored_records(newest_records(load_records(records))[0])
-    tables = comparison_tables(records_frame(kept), baseline)
+    tables = comparison_tables(kept, baseline)
     for table in tables:
-        table.differences, _ = compare_pairs(pairs(table, kept), resamples, seed)
+        table.differences, _ = compare_pairs(pairs(table), resamples, seed)
     return bootstrap_frame(tables)

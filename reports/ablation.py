@@ -58,16 +58,8 @@ def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
     parts = [records_frame(records).assign(cell=place) for place, records in scored]
     by_path = {str(record.path): record for _, records in scored for record in records}
     if not parts:
-        return [
-            Ablation(
-                f"Sweep {sweep['name']}",
-                axes,
-                values,
-                [],
-                status.reset_index().rename(columns=dict(enumerate(axes))),
-                False,
-            )
-        ]
+        frame = status.reset_index().rename(columns=dict(enumerate(axes)))
+        return [Ablation(f"Sweep {sweep['name']}", axes, values, [], frame, miniature=False)]
     scores = pd.concat(parts).join(cells, on="cell")
     scores = scores[~scores["metric"].str.contains("/", regex=False)]
     tables = []

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Statistic:
     layout: str
     value: Callable[[np.ndarray], np.ndarray]
     resamples: int = 10_000
+    names: tuple[str, ...] = ()  # of the units, in the order of the weights
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,14 @@ def compare_records(
     """
     for record in [*a, *b]:
         _check_comparable(a[0], record)
-    sides = [[statistic(record, metric, per_object) for record in side] for side in (a, b)]
-    for record, stat in zip([*a, *b], [*sides[0], *sides[1]], strict=True):
-        if stat.layout != sides[0][0].layout:
+    stats = [statistic(record, metric, per_object) for record in [*a, *b]]
+    for record, stat in zip([*a, *b], stats, strict=True):
+        if stat.layout != stats[0].layout:
             raise UserError(
                 f"{a[0].path} and {record.path} scored different {stat.unit}s or objects: "
                 "evaluate both checkpoints on the same data"
             )
+    sides = stats[: len(a)], stats[len(a) :]
     return paired_bootstrap(*sides, metric, resamples, seed, metric in a[0].lower, progress)
 
 
@@ -246,10 +249,10 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
     try:
         if per_object:
             measure, units = measure.split(units)
-        function, names, layout = measure.metric(metric), measure.names(units), measure.layout_of(units)
+        value, names, layout = partial(measure.metric(metric), units), measure.names(units), measure.layout_of(units)
         if not len(names):
             raise UserError(f"{path} holds no {measure.unit}: run its evaluation again")
-        rebuilt = float(function(units, np.ones((1, len(names))))[0])
+        rebuilt = float(value(np.ones((1, len(names))))[0])
     except KeyError as error:
         raise UserError(f"{path} cannot give '{metric}' ({error.args[0]}): choose another --metric") from error
     except (ValueError, IndexError, TypeError) as error:
@@ -260,16 +263,13 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
             f"{path} gives {metric} {rebuilt:.2f} but its record says {recorded:.2f}: "
             "they are of different runs; run the evaluation again"
         )
-    return Statistic(measure.unit, len(names), layout, lambda weights: function(units, weights), measure.resamples)
+    return Statistic(measure.unit, len(names), layout, value, measure.resamples, tuple(map(str, names)))
 
 
 def unit_scores(record: Record, metric: str) -> dict[str, float]:
-    """A metric of each unit alone in per cent, such as J&F of each sequence; raises UserError where there is none."""
-    units = read_units(record)
-    try:
-        return resolve(str(record.measure)).by_unit(units, metric)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{record.units_path} cannot give {metric} by unit ({error}): evaluate again") from error
+    """A metric of each unit alone in per cent, such as J&F of each sequence; raises UserError as :func:`statistic`."""
+    found = statistic(record, metric)
+    return dict(zip(found.names, found.value(np.eye(found.units)).tolist(), strict=True))
 
 
 def read_units(record: Record) -> dict[str, np.ndarray]:
@@ -283,17 +283,18 @@ def read_units(record: Record) -> dict[str, np.ndarray]:
 
 
 def _check_comparable(a: Record, b: Record) -> None:
-    for key, what in (("task", "task"), ("dataset", "dataset"), ("dataset_fingerprint", "content of the dataset")):
-        one, other = getattr(a, key), getattr(b, key)
+    differ = f"not comparable: {a.path} and {b.path}"
+    for what, one, other in (
+        ("task", a.task, b.task),
+        ("dataset", a.dataset, b.dataset),
+        ("content of the dataset", a.dataset_fingerprint, b.dataset_fingerprint),
+        ("protocol", a.protocol.name, b.protocol.name),
+    ):
         if one != other:
-            raise UserError(f"not comparable: {a.path} and {b.path} differ in their {what} ({one}, {other})")
-    if a.protocol.name != b.protocol.name:
-        names = f"{a.protocol.name}, {b.protocol.name}"
-        raise UserError(f"not comparable: {a.path} and {b.path} differ in their protocol ({names})")
+            raise UserError(f"{differ} differ in their {what} ({one}, {other})")
     if a.protocol.as_json() != b.protocol.as_json():
         raise UserError(
-            f"not comparable: {a.path} and {b.path} name the protocol {a.protocol.name} "
-            "with different parameters; evaluate both again"
+            f"{differ} name one protocol, {a.protocol.name}, with different parameters: evaluate both again"
         )
 
 

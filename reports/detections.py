@@ -64,7 +64,8 @@ class Detections:
         for name in np.unique(arrays["gt_category"][counted]):  # a class with nothing to find has no AP
             own = np.flatnonzero(category == name)
             own = own[np.lexsort((-score[own], image[own]))]  # by image, best first; lexsort is stable
-            own = own[_rank_within(image[own]) < MAX_DETECTIONS]
+            rank = np.arange(len(own)) - np.searchsorted(image[own], image[own])  # within its image
+            own = own[rank < MAX_DETECTIONS]
             own = own[np.argsort(-score[own], kind="stable")]  # equal scores stay in the order of the images
             truth = np.bincount(gt_image[counted & (arrays["gt_category"] == name)], minlength=len(ids))
             classes.append(ClassMatches(image[own], matched[own] & ~ignored[own], ignored[own], truth))
@@ -106,10 +107,10 @@ def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray,
     counts = np.stack([np.bincount(matches.image[:last][one], minlength=len(weights)) for one in counted])
     hits, skipped, (seen,) = np.split(counts @ weights, [len(right.T), 2 * len(right.T)])  # (T, R), (T, R), (R,)
     # How many recall points so many hits reach of so many positives; none without a hit, as there is no precision
-    some, which = np.unique(positives, return_inverse=True)
-    recall = np.arange(1, some[-1] + 1)[:, None] / np.maximum(some, 1)
+    distinct, which = np.unique(positives, return_inverse=True)
+    recall = np.arange(1, distinct[-1] + 1)[:, None] / np.maximum(distinct, 1)
     reached = np.pad(np.searchsorted(RECALL_POINTS, recall, side="right").astype(float), ((1, 0), (0, 0)))
-    place = (hits * len(some) + which).astype(int)  # of the hits in ``reached``
+    place = (hits * len(distinct) + which).astype(int)  # of the hits in ``reached``
     envelope, total = np.zeros_like(hits), np.zeros(len(positives))
     is_hit, is_ignored, skips = right.any(axis=1).tolist(), ignored.any(axis=1).tolist(), ignored.any()
     for rank in reversed(range(last)):
@@ -123,7 +124,7 @@ def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray,
             total += np.einsum("tr,tr->r", reached.take(place[own]), risen - envelope[own])
             envelope[own] = risen
             hits[own] -= drawn
-            place[own] -= drawn.astype(int) * len(some)
+            place[own] -= drawn.astype(int) * len(distinct)
         if is_ignored[rank]:
             skipped[ignored[rank]] -= drawn
         seen -= drawn
@@ -135,17 +136,7 @@ def _as_slice(places: np.ndarray) -> slice | np.ndarray:
     return slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
 
 
-def _rank_within(groups: np.ndarray) -> np.ndarray:
-    """Position of each element within its run of equal values: [3, 3, 5] -> [0, 1, 0]."""
-    position = np.arange(len(groups))
-    starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1)) if len(groups) else position
-    return position - np.repeat(starts, np.diff(starts, append=len(groups)))
-
-
 def _index(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    position = np.searchsorted(ids, values)
-    if len(values) and (
-        len(ids) == 0 or (position >= len(ids)).any() or (ids[np.minimum(position, len(ids) - 1)] != values).any()
-    ):
+    if not np.isin(values, ids).all():
         raise ValueError("an image outside 'images'")
-    return position
+    return np.searchsorted(ids, values)

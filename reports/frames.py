@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.reports.record import Record
+from selfpatch.pretrain.files import read_json
+from selfpatch.reports.record import Record, first_fault
 
 # What makes two rows comparable at all; rows that differ in any of these never share a table.
 GROUP = ["task", "dataset", "fingerprint", "split", "protocol", "parameters"]
@@ -20,16 +22,7 @@ GROUP = ["task", "dataset", "fingerprint", "split", "protocol", "parameters"]
 ROW = ["method", "arch", "pretrain_epochs", "variant"]
 
 # Config entries that say where and how a run went, not what was trained.
-NOT_A_SETTING = {
-    "seed",
-    "randomness",
-    "work_dir",
-    "experiment_name",
-    "resume",
-    "load_from",
-    "launcher",
-    "log_level",
-}
+NOT_A_SETTING = {"seed", "randomness", "work_dir", "experiment_name", "resume", "load_from", "launcher", "log_level"}
 SHOWN_SETTINGS = 3  # a variant that differs in more entries than this is named by its checkpoint instead
 
 
@@ -131,17 +124,16 @@ def name_variants(records: Sequence[Record]) -> dict[Path | None, str]:
             network: {**settings_of(record.config), "model.backbone.heads": record.arch.get("heads")}
             for network, record in networks.items()
         }
-        repeated = _repeated_seeds(networks, settings)
-        differing = sorted(
-            name
-            for name in {name for values in settings.values() for name in values}
-            if len({repr(values.get(name)) for values in settings.values()}) > 1
-        )
+        # Equal settings and an equal seed: no repetitions of one experiment, whatever they are
+        made = {n: (repr(sorted(settings[n].items())), record.seed) for n, record in networks.items()}
+        times = Counter(made.values())
+        names_of_settings = sorted({name for values in settings.values() for name in values})
+        differing = [n for n in names_of_settings if len({repr(values.get(n)) for values in settings.values()}) > 1]
         for network in networks:
             named = [f"{name.rsplit('.', 1)[-1]}={settings[network].get(name)}" for name in differing]
             telling = 0 < len(named) <= SHOWN_SETTINGS and all(len(text) < 40 for text in named)
             parts = [", ".join(named)] if telling else []
-            if network in repeated or (differing and not telling):
+            if times[made[network]] > 1 or (differing and not telling):
                 checkpoint, weights, heads = network
                 shared = sum(other[0] == checkpoint for other in networks) > 1
                 parts.append(f"weights {weights[:8]}" if shared else f"checkpoint {checkpoint[:8]}")
@@ -155,28 +147,15 @@ def _family(record: Record) -> tuple:
     return record.method, record.arch_name, record.pretrain_epochs
 
 
-def _repeated_seeds(networks: dict[tuple, Record], settings: dict[tuple, dict[str, Any]]) -> set[tuple]:
-    """Networks that share settings *and* seed with another: not repetitions of one experiment, whatever they are."""
-    same: dict[tuple[str, Any], list[tuple]] = defaultdict(list)
-    for network, record in networks.items():
-        same[repr(sorted(settings[network].items())), record.seed].append(network)
-    return {network for group in same.values() if len(group) > 1 for network in group}
-
-
-def settings_of(config: dict[str, Any] | None) -> dict[str, Any]:
-    """A pretraining config as flat ``{"model.k": 4}`` settings."""
+def settings_of(config: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """A pretraining config as flat ``{"model.k": 4}`` settings, their names after ``prefix``."""
     flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
+    for name, value in (config or {}).items():
         if isinstance(value, dict):
-            for name, inner in value.items():
-                if prefix or name not in NOT_A_SETTING:
-                    walk(f"{prefix}.{name}" if prefix else str(name), inner)
+            flat |= settings_of(value, f"{prefix}{name}.")
         else:
-            flat[prefix] = value
-
-    walk("", config or {})
-    return flat
+            flat[f"{prefix}{name}"] = value
+    return {name: value for name, value in flat.items() if name.partition(".")[0] not in NOT_A_SETTING}
 
 
 def load_published(path: str | Path | None = None) -> pd.DataFrame:
@@ -185,40 +164,39 @@ def load_published(path: str | Path | None = None) -> pd.DataFrame:
     return frame.astype({"pretrain_epochs": "Int64"})
 
 
+class SweepCell(BaseModel):
+    """A cell as ``tools/sweep.sh`` leaves it."""
+
+    name: str
+    settings: dict[str, Any]
+    status: Literal["done", "failed", "pending"]
+    error: str | None = None
+    records: list[str] = []
+
+
+class Sweep(BaseModel):
+    """A ``sweep.json``."""
+
+    name: str | None = None
+    axes: dict[str, list[Any]]
+    cells: list[SweepCell]
+
+
 def load_sweep(path: str | Path) -> dict[str, Any]:
-    """Read a ``sweep.json``: ``{name, axes {key: [values]}, cells [{name, settings, status, error, records}]}``.
+    """Read a ``sweep.json`` (:class:`Sweep`) as a dictionary with its ``path``.
 
     Each cell's ``records`` are paths, absolute or relative to the sweep file or to the current folder; they come back
     read. Raises UserError for a file that is no sweep and for a record that is gone.
     """
-    path = Path(path)
+    path, content = Path(path), read_json(path)
     try:
-        sweep = json.loads(path.read_text(encoding="utf-8"))
-        cells = [
-            {
-                "error": None,
-                **cell,
-                "settings": dict(cell["settings"]),
-                "records": list(cell.get("records") or []),
-            }
-            for cell in sweep["cells"]
-        ]
-        axes = {str(key): list(values) for key, values in sweep["axes"].items()}
-        statuses = {cell["status"] for cell in cells}
-    except OSError as error:
-        raise UserError(f"cannot read the sweep {path}: {error.strerror}; `tools/sweep.sh GRID` writes it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a sweep ({type(error).__name__}: {error}); `tools/sweep.sh GRID` writes one"
-        ) from error
-    if not statuses <= {"done", "failed", "pending"}:
-        raise UserError(f"{path}: a cell's status is done, failed or pending, not {sorted(statuses)}")
-    for cell in cells:
+        sweep = Sweep.model_validate(content).model_dump()
+    except ValidationError as error:
+        raise UserError(f"{path} is not a sweep ({first_fault(error)}); `tools/sweep.sh GRID` writes one") from error
+    for cell in sweep["cells"]:
         found = [next((p for p in (path.parent / name, Path(name)) if p.is_file()), None) for name in cell["records"]]
-        for name, record in zip(cell["records"], found, strict=True):
-            if record is None:
-                raise UserError(
-                    f"{path}: the record {name} of cell '{cell['name']}' is gone; run `tools/sweep.sh` again"
-                )
+        if None in found:
+            gone = cell["records"][found.index(None)]
+            raise UserError(f"{path}: the record {gone} of cell '{cell['name']}' is gone; run `tools/sweep.sh` again")
         cell["records"] = [Record.read(record) for record in found]
-    return {"name": sweep.get("name") or path.stem, "axes": axes, "cells": cells, "path": str(path)}
+    return {**sweep, "name": sweep["name"] or path.stem, "path": str(path)}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable
+from selfpatch.pretrain.folders import folders_in, list_files
+from selfpatch.pretrain.images import read_labels, read_picture
 from selfpatch.reports.plots import png_bytes, save
 
 DESCRIPTION = """Draw the masks that several methods propagated, beside the frames and the truth.
@@ -45,25 +46,26 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
     Raises:
         UserError: a frame or a mask is missing, cannot be read or has another size.
     """
-    names = sorted(path.stem for path in (davis / "Annotations" / resolution / sequence).glob("*.png"))
+    truth, images = (davis / name / resolution / sequence for name in ("Annotations", "JPEGImages"))
+    names = list(list_files(truth, [".png"], deep=False).by_stem()) if truth.is_dir() else []
     if not names:
-        raise UserError(f"no masks in {davis / 'Annotations' / resolution / sequence}: give a DAVIS-style root")
+        raise UserError(f"no masks in {truth}: give a DAVIS-style root")
     rows = [names[round(share * (len(names) - 1))] for share in SHOWN]
     columns = ["frame", "ground truth", *methods]
-    folders = [davis / "Annotations" / resolution, *methods.values()]
-    first = read_frame(davis / "JPEGImages" / resolution / sequence, rows[0])
+    folders = [truth, *(folder / sequence for folder in methods.values())]
+    paths = list_files(images, deep=False).by_stem() if images.is_dir() else {}
+    frames = [read_picture(paths.get(name, images / f"{name}.jpg")) for name in rows]
     width = 2.4
-    height = width * first.shape[0] / first.shape[1]
+    height = width * frames[0].shape[0] / frames[0].shape[1]
     lines = max(len(textwrap.wrap(title, TITLE)) for title in columns)
     figure = Figure(
         figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.4 + 0.15 * lines), layout="constrained", dpi=110
     )
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for row, name in enumerate(rows):
-        frame = read_frame(davis / "JPEGImages" / resolution / sequence, name)
+    for row, (name, frame) in enumerate(zip(rows, frames, strict=True)):
         pictures = [frame]
-        for path in (folder / sequence / f"{name}.png" for folder in folders):
-            mask = read(path)
+        for path in (folder / f"{name}.png" for folder in folders):
+            mask = read_labels(path)
             if mask.shape != frame.shape[:2]:
                 raise UserError(f"{path} is no mask of its frame: shape {mask.shape}, frame {frame.shape[:2]}")
             pictures.append(overlay(frame, mask))
@@ -77,23 +79,6 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resol
     return figure
 
 
-def read_frame(folder: Path, stem: str) -> np.ndarray:
-    """The frame ``stem`` of a sequence (H, W, 3), of any format that the evaluation reads."""
-    paths = [path for suffix in (".jpg", ".jpeg", ".png") if (path := folder / f"{stem}{suffix}").is_file()]
-    return read(paths[0] if paths else folder / f"{stem}.jpg", "RGB")
-
-
-def read(path: Path, mode: str | None = None) -> np.ndarray:
-    """An image file as an array; a palette mask as its indices; raises UserError where that cannot be."""
-    if not path.is_file():
-        raise UserError(f"missing for the picture: {path}")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode) if mode else image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: write it again ({error})") from error
-
-
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     parser = command_parser(DESCRIPTION)
@@ -101,8 +86,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--davis", type=Path, default=Path("data/DAVIS"), help="DAVIS-style root")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/report"), help="folder of the pictures")
     args = parser.parse_args(argv)
-    wrong = [word for word in args.methods if "=" not in word]
-    if wrong:
+    if wrong := [word for word in args.methods if "=" not in word]:
         raise UserError(f"{wrong[0]}: write NAME=FOLDER, e.g. DINO=work_dirs/eval/davis-0123456789ab/masks")
     raise_unless_writable(args.out, "--out")
     methods = {name: Path(folder) for name, folder in (word.split("=", 1) for word in args.methods)}
@@ -110,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
         if not folder.is_dir():
             raise UserError(f"{name}={folder}: no such folder; give one that holds masks/<sequence>/*.png")
     first = next(iter(methods.values()))
-    sequences = sorted(path.name for path in first.iterdir() if path.is_dir() and not path.name.startswith("."))
+    sequences = [path.name for path in folders_in(first)]
     if not sequences:
         raise UserError(f"{first} holds no folder of masks: expected <sequence>/*.png in it")
     for sequence in sequences:

@@ -74,11 +74,6 @@ class Measure:
         names = [*self.metrics, *(name for name, array in units.items() if self.columns and array.dtype == bool)]
         return {name: float(self.metric(name)(units, ones)[0]) for name in names}
 
-    def by_unit(self, units: Units, name: str) -> dict[str, float]:
-        """A metric of each unit alone: unit -> per cent."""
-        names = self.names(units)
-        return dict(zip(map(str, names), self.metric(name)(units, np.eye(len(names))).tolist(), strict=True))
-
     def names(self, units: Units) -> np.ndarray:
         """The names of the units (n,) in the order of a metric's weights."""
         return np.unique(units[self.key])

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.files import atomic_path, write_text
+from selfpatch.pretrain.files import atomic_path, read_json, write_text
 
 # What records say of their task since tasks describe themselves; for those that were written before.
 BEFORE = {
@@ -160,21 +160,16 @@ class Record(BaseModel):
         Raises:
             UserError: the file cannot be read or is no record; in one line that names it.
         """
-        path = Path(path)
+        path, content = Path(path), read_json(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and "path" in content:
                 raise ValueError("'path': unknown field")
             return cls.model_validate(content).model_copy(update={"path": path})
-        except OSError as error:
-            raise UserError(f"cannot read the record {path}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            reason = f"'{where}': {first['msg'].lower()}" if where else first["msg"].lower()
-            raise UserError(f"{path} is not a record ({reason}); {REMEDY}") from error
+            reason = first_fault(error)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not a record (not valid JSON: {error}); {REMEDY}") from error
+            reason = str(error)
+        raise UserError(f"{path} is not a record ({reason}); {REMEDY}")
 
     def write(self, folder: Path, units: Mapping[str, np.ndarray]) -> Record:
         """Write a new record and its units; the units first, so that a record never names what is not there.
@@ -226,11 +221,18 @@ class Record(BaseModel):
             except UserError:
                 continue
             same = (one.task, one.checkpoint_sha256, one.weights_sha256, one.arch.get("heads"), one.protocol.as_json())
-            if (*same, one.dataset_fingerprint, one.split) == wanted and (
-                one.units is None or (path.parent / one.units).is_file()
-            ):
+            whole = one.units is None or (path.parent / one.units).is_file()
+            if whole and (*same, one.dataset_fingerprint, one.split) == wanted:
                 found.append(one)
-        return max(found, key=lambda one: (one.started, one.path)) if found else None
+        return max(found, key=lambda one: (one.started, one.path), default=None)
+
+
+def first_fault(error: ValidationError) -> str:
+    """What pydantic found first, in small letters: ``'metrics.J': input should be a valid number, not 'fifty'``."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    given = f", not {first['input']!r}" if isinstance(first["input"], (str, int, float)) else ""
+    return (f"'{where}': " if where else "") + first["msg"].lower() + given
 
 
 def jsonable(value: Any) -> Any:

@@ -95,12 +95,12 @@ def main(argv: Sequence[str]) -> None:
         print(note, file=sys.stderr)
     sweeps = [load_sweep(path) for path in args.sweep]
     frame = records_frame(records)
-    known = sorted(set(frame["method"]))
+    known = sorted({record.method for record in records})
     if args.baseline and args.baseline not in known:
-        told = f"tables show no differences (methods here: {', '.join(known)})"
-        print(f"no record of the baseline {args.baseline}: {told}", file=sys.stderr)
+        why = f"tables show no differences (methods here: {', '.join(known)})"
+        print(f"no record of the baseline {args.baseline}: {why}", file=sys.stderr)
         args.baseline = None
-    tables = comparison_tables(frame, args.baseline)
+    tables = comparison_tables(records, args.baseline)
     report = make_report(tables, records, sweeps, args)
     out, images = Path(args.out), report.plots()
     for name, png in images.items():
@@ -144,10 +144,9 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
     sections, ablations = [], []
     bootstrap = partial(compare_pairs, resamples=args.resamples, seed=args.bootstrap_seed, step=bar)
     for table in tables:
-        paths = [path for row in table.rows for path in table.records[row]]
-        section = Section(table, [record for path in paths for record in records if str(record.path) == path])
-        table.differences, section.notes = bootstrap(pairs(table, section.records))
-        table.notes += remarks(table, section.records)
+        section = Section(table, [record for row in table.rows for record in table.records[row]])
+        table.differences, section.notes = bootstrap(pairs(table))
+        table.notes += remarks(table)
         section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
         section.plots += unit_plots(table, section, colours)
         sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
@@ -167,9 +166,9 @@ def unit_plots(table: Table, section: Section, colours: dict[str, str]) -> Plots
 
     A row whose values of each unit cannot be had is left out, and the section gets a line that says so.
     """
-    records, scored = {str(record.path): record for record in section.records}, {}  # row → score of each unit
+    scored: dict[Row, dict[str, float]] = {}  # row → score of each unit
     for row in table.rows:
-        record = records[table.records[row][0]]  # of several seeds the first
+        record = table.records[row][0]  # of several seeds the first
         try:
             if record.units and record.measure and resolve(record.measure).named:
                 scored[row] = unit_scores(record, table.headline[0])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from selfpatch.reports import metrics
 from selfpatch.reports.bootstrap import Difference, Pair
-from selfpatch.reports.frames import GROUP, ROW
+from selfpatch.reports.frames import GROUP, ROW, records_frame
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet, sheet_of
 
@@ -53,7 +53,7 @@ class Table:
         n: how many seeds.
         lower: columns of which less is better.
         headline: columns that an overview shows; they are bootstrapped and plotted.
-        records: row -> the paths behind it.
+        records: row -> those behind it; empty in the overview.
         baseline: the method that differences are taken to.
         miniature: whether the data are.
         notes: lines to stand below it.
@@ -68,7 +68,7 @@ class Table:
     n: pd.DataFrame
     lower: set[Any]
     headline: list[Any]
-    records: dict[Row, list[str]]
+    records: dict[Row, list[Record]]
     baseline: str | None
     miniature: bool = False
     notes: list[str] = field(default_factory=list)
@@ -158,18 +158,19 @@ def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, s
     return f"Against {baseline}, {'; '.join(said)}." if said else f"Nothing is compared with {baseline}."
 
 
-def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> list[Table]:
+def comparison_tables(records: Sequence[Record], baseline: str | None = "DINO") -> list[Table]:
     """One table per task, dataset, split and protocol, in the order of the measures, then of titles.
 
     Differences are to the row of method ``baseline`` with the same architecture (and, where there are several, the same
     pretraining length); a row without one is named in the table's notes. Per-class metrics ('IoU/wall') are left out.
     """
+    frame, by_path = records_frame(records), {str(record.path): record for record in records}
     shown = frame[~frame["metric"].str.contains("/", regex=False)]
     shown = shown.assign(pretrain_epochs=shown["pretrain_epochs"].fillna(UNKNOWN).astype(int))
     parts = [(dict(zip(GROUP, key, strict=True)), part) for key, part in shown.groupby(GROUP, sort=True)]
     rank = {metrics.reference_of(measure, ""): place for place, measure in enumerate(MEASURES)}
     parts.sort(key=lambda pair: (rank.get(pair[1]["measure"].iloc[0], len(rank)), pair[1]["title"].iloc[0]))
-    tables = [_table(group, part, baseline) for group, part in parts]
+    tables = [_table(group, part, by_path, baseline) for group, part in parts]
     for table in tables:  # same name, other content: say which
         if sum(other.title == table.title for other in tables) > 1:
             table.suffix = f" (data {table.group['fingerprint'][:8]}, parameters {table.group['parameters']})"
@@ -178,13 +179,14 @@ def comparison_tables(frame: pd.DataFrame, baseline: str | None = "DINO") -> lis
     return tables
 
 
-def _table(group: dict[str, str], part: pd.DataFrame, baseline: str | None) -> Table:
+def _table(group: dict[str, str], part: pd.DataFrame, by_path: dict[str, Record], baseline: str | None) -> Table:
     columns = list(dict.fromkeys(part["metric"]))
     stats = part.groupby([*ROW, "metric"], sort=False)["value"].agg(["mean", "std", "count"]).unstack("metric")
     stats = stats.loc[sort_rows(stats.index, baseline)]
     headline = [name for name in columns if part.loc[part["metric"] == name, "headline"].any()]
     title = f"{part['title'].iloc[0]}: {dataset_name(group)}, protocol {group['protocol']}"
-    records = {Row(*key): list(dict.fromkeys(own)) for key, own in part.groupby(ROW, sort=False)["record"]}
+    behind = part.groupby(ROW, sort=False)["record"]
+    records = {Row(*key): [by_path[path] for path in own.unique()] for key, own in behind}
     lower = set(part.loc[part["lower"], "metric"])
     frames = (stats[name].reindex(columns=columns) for name in ("mean", "std", "count"))
     table = Table(title, group, *frames, lower, headline or columns[:1], records, baseline)
@@ -193,29 +195,25 @@ def _table(group: dict[str, str], part: pd.DataFrame, baseline: str | None) -> T
     return table
 
 
-def pairs(table: Table, records: Sequence[Record]) -> list[Pair]:
+def pairs(table: Table) -> list[Pair]:
     """The comparisons of each row's main metrics with its reference, by (row, column)."""
-    by_path = {str(record.path): record for record in records}
-    behind = {row: [by_path[path] for path in table.records[row]] for row in table.rows}
     references = {row: reference for row in table.rows if (reference := table.reference(row)) is not None}
     return [
-        Pair((row, column), f"{row.label} {row.arch}", behind[row], behind[reference], column)
+        Pair((row, column), f"{row.label} {row.arch}", table.records[row], table.records[reference], column)
         for column in table.headline
         for row, reference in references.items()
     ]
 
 
-def remarks(table: Table, records: Sequence[Record]) -> list[str]:
+def remarks(table: Table) -> list[str]:
     """What the records of a table note of their data and figures: each line once, with the rows that it is about."""
-    by_path = {str(record.path): record for record in records}
-    about: dict[str, list[str]] = defaultdict(list)
+    about: dict[str, dict[str, None]] = defaultdict(dict)  # line -> labels, in order
     for row in table.rows:
-        for path in table.records[row]:
-            for line in [*by_path[path].findings, *by_path[path].notes]:
-                if row.label not in about[line]:
-                    about[line].append(row.label)
+        for record in table.records[row]:
+            for line in [*record.findings, *record.notes]:
+                about[line][row.label] = None
     labels = {row.label for row in table.rows}
-    return [line if labels <= set(rows) else f"{', '.join(rows)}: {line}" for line, rows in about.items()]
+    return [line if labels <= rows.keys() else f"{', '.join(rows)}: {line}" for line, rows in about.items()]
 
 
 def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Table:
@@ -226,14 +224,10 @@ def overview_table(tables: Sequence[Table], baseline: str | None = "DINO") -> Ta
         for name in ("mean", "std", "n")
     )
     order = sort_rows(mean.index, baseline)
-    records: dict[Row, list[str]] = defaultdict(list)
-    for table in tables:
-        for row, paths in table.records.items():
-            records[row] += paths
     lower = {(table.short, name) for table in tables for name in table.lower}
     miniature = [table.short for table in tables if table.miniature]
     frames = (frame.loc[order] for frame in (mean, std, n))
-    overview = Table("Overview", {}, *frames, lower, list(mean.columns), records, baseline)
+    overview = Table("Overview", {}, *frames, lower, list(mean.columns), {}, baseline)
     overview.miniature = bool(miniature)
     overview.differences = {
         (row, (table.short, column)): one for table in tables for (row, column), one in table.differences.items()

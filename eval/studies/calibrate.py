@@ -15,8 +15,8 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
+from selfpatch.eval import tasks
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, checkpoint_options, load_backbone
-from selfpatch.eval.datasets.prepare import sets
 from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
 from selfpatch.eval.studies.sweep import CellError, run_evaluation
@@ -37,7 +37,6 @@ interval of the difference lies above zero), 'cannot tell' or 'upside down'. Wha
 again. Exit status 1: a protocol failed, or does not measure."""
 
 VERDICTS = {"better": "measures", "cannot tell": "cannot tell", "worse": "upside down"}  # of good against untrained
-FOLDERS = {"davis": "davis", "coco": "coco", "ade20k": "ade20k", "knn": "imagenet", "linear": "imagenet"}
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,29 @@ class Instrument:
 
     task: str
     protocol: str | None = None  # None: the task's default
-    changes: tuple[str, ...] = ()  # further options of the evaluation, such as ("--short-side", "240")
 
     @property
     def name(self) -> str:
         """As it is chosen on the command line."""
         return f"{self.task}/{self.protocol}" if self.protocol else self.task
 
+    @property
+    def source(self) -> str:
+        """The data set, as the options and ``tools/prepare_data.sh`` call it."""
+        return getattr(tasks.load(self.task), "SOURCE", self.task)
+
 
 def instruments(size: str) -> list[Instrument]:
     """All protocols of a size: those that train carry it in their name, those that do not have none."""
-    dense = [
-        Instrument(task, protocol)
-        for task in ("ade20k", "coco")
-        for protocol in protocols(task)
-        if protocol.endswith(f"-{size}")
-    ]
-    return [Instrument("davis"), Instrument("ade20k", "dense-knn"), *dense, Instrument("knn"), Instrument("linear")]
+    found = []
+    for name in tasks.names():
+        task = tasks.load(name)
+        if "protocol" in task.Settings.model_fields:
+            own = [one for one in protocols(name) if one.endswith(f"-{size}") or one == "dense-knn"]
+            found += [Instrument(name, one) for one in own]
+        elif not getattr(task, "DIAGNOSTIC", False):
+            found.append(Instrument(name))
+    return sorted(found, key=lambda instrument: instrument.protocol is not None)  # those that train come last
 
 
 def untrained(good: LoadedBackbone) -> nn.Module:
@@ -101,11 +106,10 @@ def check_pair(good: LoadedBackbone, other: LoadedBackbone) -> None:
 
 def options(instrument: Instrument, args: argparse.Namespace) -> list[str]:
     """The words of an evaluation behind its checkpoint."""
-    words = ["--data", str(getattr(args, FOLDERS[instrument.task]))]
+    words = ["--data", str(getattr(args, instrument.source))]
     if instrument.task == "coco" and args.images:
         words += ["--images", str(args.images)]
-    words += ["--protocol", instrument.protocol] if instrument.protocol else []
-    return [*words, *instrument.changes]
+    return words + (["--protocol", instrument.protocol] if instrument.protocol else [])
 
 
 def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) -> Record:
@@ -163,8 +167,9 @@ def main(argv: Sequence[str]) -> int:
     parser = command_parser(DESCRIPTION)
     parser.add_argument("good", type=Path, metavar="GOOD.pth", help="a trained network whose worth is known")
     parser.add_argument("untrained", type=Path, nargs="?", metavar="UNTRAINED.pth", help="of the same architecture")
-    for name, module in sets().items():
-        parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=Path(module.SOURCE.folder), help="its data")
+    defaults = {one.source: tasks.load(one.task).Settings.model_fields["data"].default for one in instruments("mini")}
+    for name, folder in defaults.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=folder, help="its data")
     parser.add_argument("--images", type=Path, metavar="DIR", help="COCO's photographs, if not below --coco")
     parser.add_argument("--size", choices=("mini", "fast"), default="mini", help="of the protocols that train")
     parser.add_argument("--protocols", metavar="A,B", help="only these, such as davis,ade20k/semantic-fpn-mini")
@@ -204,8 +209,8 @@ def _chosen(args: argparse.Namespace) -> list[Instrument]:
             raise UserError(f"--protocols {unknown[0]}: choose from {', '.join(known)}")
         chosen = [known[name] for name in args.protocols.split(",")]
     else:
-        chosen = [instrument for instrument in known.values() if getattr(args, FOLDERS[instrument.task]).is_dir()]
-        for folder in sorted({FOLDERS[i.task] for i in known.values()} - {FOLDERS[i.task] for i in chosen}):
+        chosen = [instrument for instrument in known.values() if getattr(args, instrument.source).is_dir()]
+        for folder in sorted({i.source for i in known.values()} - {i.source for i in chosen}):
             print(f"{folder}: no data in {getattr(args, folder)}")
     if not chosen:
         raise UserError("there is no data to calibrate on: say where some is, such as with --davis DIR")

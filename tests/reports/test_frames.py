@@ -45,7 +45,7 @@ def test_epochs_and_seed_may_be_unknown(write_record, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda text: text[:40], "not valid JSON"),
+        (lambda text: text[:40], "is no JSON that can be read"),
         (lambda text: "[1, 2]", "valid dictionary"),
         (lambda text: text.replace('"method"', '"methode"'), "'method'"),
         (lambda text: text.replace('"name": "davis2017-dino@1", ', ""), "'protocol.name'"),
@@ -180,7 +180,8 @@ def test_a_sweep_brings_its_records(write_record, tmp_path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("{", "not a sweep"),
+        ("{", "is no JSON that can be read"),
+        ("[]", "is not a sweep"),
         ('{"axes": {}}', "'cells'"),
         ('{"axes": {}, "cells": [{"name": "a", "settings": {}, "status": "odd"}]}', "odd"),
         ('{"axes": {}, "cells": [{"name": "a", "settings": {}, "status": "done", "records": ["x.json"]}]}', "x.json"),

@@ -65,7 +65,8 @@ def test_an_image_drawn_twice_counts_as_two(seed, name):
 def test_a_column_of_booleans_is_a_metric():
     units = {"image": np.array(list("dbca")), "top-1": np.array([True, False, True, False]), "rank": np.arange(4)}
     assert CLASSIFICATION.evaluate(units) == {"top-1": 50.0}
-    assert CLASSIFICATION.by_unit(units, "top-1") == {"a": 0.0, "b": 0.0, "c": 100.0, "d": 100.0}
+    by_unit = CLASSIFICATION.metric("top-1")(units, np.eye(4))
+    assert dict(zip(CLASSIFICATION.names(units), by_unit, strict=True)) == {"a": 0.0, "b": 0.0, "c": 100.0, "d": 100.0}
     assert_weights_are_copies(CLASSIFICATION, units, "top-1", 0)
 
 

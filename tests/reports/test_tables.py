@@ -9,7 +9,7 @@ from rich.console import Console
 from selfpatch.reports import compare, load
 from selfpatch.reports.bootstrap import compare_pairs
 from selfpatch.reports.exports import comparison_csv
-from selfpatch.reports.frames import load_published, load_records, records_frame
+from selfpatch.reports.frames import load_published, load_records
 from selfpatch.reports.sheet import MINIATURE, to_rich
 from selfpatch.reports.sheet import to_markdown as sheet_to_markdown
 from selfpatch.reports.tables import (
@@ -27,7 +27,7 @@ def to_markdown(table):
 
 
 def tables_of(tmp_path, baseline="DINO"):
-    return comparison_tables(records_frame(load_records(tmp_path / "records")), baseline)
+    return comparison_tables(load_records(tmp_path / "records"), baseline)
 
 
 def row_of(table, label):
@@ -214,14 +214,14 @@ def test_the_first_line_says_who_is_better_and_what_cannot_be_told(davis, write_
         write_record(method, metrics=davis.metrics(units), units=units)
     write_record("Bare", metrics={"J&F": 50.0})
     records = load_records(tmp_path / "records")
-    (table,) = comparison_tables(records_frame(records), "DINO")
-    table.differences, said = compare_pairs(pairs(table, records), resamples=100)
+    (table,) = comparison_tables(records, "DINO")
+    table.differences, said = compare_pairs(pairs(table), resamples=100)
     assert said == []
     said = ["better: DINO+SelfPatch (J&F)", "worse: Random (J&F)", "cannot tell: Same (J&F)"]
     said += ["cannot tell without per-unit values: Bare (J&F)"]
     assert to_sheet(table).lead == f"Against DINO, {'; '.join(said)}."
     assert to_sheet(overview_table([table])).lead == to_sheet(table).lead
-    (table,) = comparison_tables(records_frame(records), None)
+    (table,) = comparison_tables(records, None)
     assert to_sheet(table).lead == "No baseline: nothing is called better."
 
 
@@ -234,8 +234,8 @@ def test_a_task_that_nobody_knows_has_its_table_and_bootstrap(write_record, tmp_
         units = {"image": np.array([f"{i:03}" for i in range(200)]), "near": hits}
         write_record(method, task="depth", metrics={"far": 1.0, "near": 100 * hits.mean()}, units=units, **own)
     records = load_records(tmp_path / "records")
-    (table,) = comparison_tables(records_frame(records))
-    table.differences, said = compare_pairs(pairs(table, records), resamples=50)
+    (table,) = comparison_tables(records)
+    table.differences, said = compare_pairs(pairs(table), resamples=50)
     assert said == []
     assert table.title.startswith("Depth by nearest neighbour: depth")
     assert to_sheet(table).lead == "Against DINO, worse: DINO+SelfPatch (near)."  # less is better
@@ -246,8 +246,8 @@ def test_findings_stand_below_the_table_once(write_record, tmp_path):
     write_record("DINO", findings=[odd])
     write_record("MoBY", findings=[odd], notes=[own])
     records = load_records(tmp_path / "records")
-    (table,) = comparison_tables(records_frame(records))
-    assert remarks(table, records) == [odd, f"MoBY: {own}"]
+    (table,) = comparison_tables(records)
+    assert remarks(table) == [odd, f"MoBY: {own}"]
 
 
 def test_the_package_gives_frames(davis, write_record, tmp_path):
