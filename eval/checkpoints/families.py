@@ -115,6 +115,7 @@ FAMILIES = (
         backbone_left_out=("mask_token",),
         names=CHUNKS,
         fixed={"cls_token": True, "final_norm": True},
+        tap_norm=True,
     ),
     Family(
         name="dino",
@@ -178,6 +179,7 @@ FAMILIES = (
         backbone_left_out=("mask_token",),
         names=CHUNKS,
         fixed={"cls_token": True, "final_norm": True},
+        tap_norm=True,
     ),
     # Supervised models and timm's names.
     Family(

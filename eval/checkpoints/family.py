@@ -49,6 +49,7 @@ class Family:
         mmdet: whether merges of patches are in mmdet's order, under mmdet's names.
         fixed: what every member has of the ViT's options; the rest is read off the tensors.
         heads: (width, depth) -> heads.
+        tap_norm: whether its authors give dense heads each block's tokens after the final norm.
         eps: of the LayerNorms, where no configuration says it.
         positions: how its own code resizes the table of position embeddings: ``"dino"``, ``"bicubic"`` or
             ``"antialiased"`` (:class:`~selfpatch.pretrain.vit.VisionTransformer`).
@@ -68,6 +69,7 @@ class Family:
     mmdet: bool = False
     fixed: Mapping[str, bool] = field(default_factory=dict)
     heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)
+    tap_norm: bool = False
     eps: float = 1e-6
     positions: str = "dino"
     computes_periods: bool = False

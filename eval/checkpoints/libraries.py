@@ -51,6 +51,7 @@ DINOV3 = {"rope": True, "cls_token": True, "final_norm": True}
 HF_DINOV2 = Family(
     name="hf-dinov2",
     method="DINOv2",
+    tap_norm=True,
     signs=(HF_SIGN, "*.layer_scale1.lambda1|*.layer_scale2.lambda1", "encoder.layer.*"),
     absent=("embeddings.register_tokens",),
     backbone_left_out=("embeddings.mask_token",),

@@ -57,6 +57,7 @@ class LoadedBackbone:
     seed: int | None = None
     config: dict | None = None
     train_data: str | None = None
+    tap_norm: bool = False  # whether its authors give dense heads each block's tokens after the final norm
     file_names: tuple[str, ...] = ()  # of the tensors that it was made of
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
 
@@ -179,6 +180,7 @@ def _loaded(
         method=str(meta.get("method", named or family.method)),
         method_told=meta.get("method_told", "method" in meta or bool(named) or family.tells_method),
         family=family.name,
+        tap_norm=family.tap_norm,
         which=found.which,
         heads_from=heads_from,
         checkpoint=path,

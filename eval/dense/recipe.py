@@ -168,6 +168,8 @@ def read(
         given.setdefault("epochs", 0.0)
     elif "epochs" in given:
         given.setdefault("iters", 0)
+    if backbone is not None and backbone.tap_norm and "tap_norm" not in stated and not published.tap_layernorm:
+        given.setdefault("tap_norm", True)  # as its authors do; the name says so
     recipe = Recipe(**{**dict(published), **given})
     unused = "epochs" if recipe.iters else "iters"  # one replaces the other: it is no change of its own
     full = f"{path.stem}@{recipe.version}" + changed(recipe, published.model_copy(update={unused: 0}))

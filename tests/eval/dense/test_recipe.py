@@ -1,13 +1,17 @@
 """What decides a training's figures is checked before anything runs: one line for each mistake, wherever it is made."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
+from selfpatch.eval.checkpoints.families import FAMILIES
+from selfpatch.eval.checkpoints.load import load_backbone
 from selfpatch.eval.dense import recipe
 from selfpatch.eval.dense import trainer as training
 from selfpatch.eval.dense.recipe import TrainingSettings
+from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError, command_parser
 from selfpatch.pretrain.settings import add_options, from_options
 from selfpatch.pretrain.vit import VisionTransformer
@@ -20,7 +24,7 @@ class Backbone:
 
     with torch.device("meta"):
         model = VisionTransformer()
-    arch, checkpoint = {**model.arch, "name": "vit-s16"}, Path("x.pth")
+    arch, checkpoint, tap_norm = {**model.arch, "name": "vit-s16"}, Path("x.pth"), False
 
 
 def options(*argv: str) -> TrainingSettings:
@@ -107,3 +111,27 @@ def test_a_config_that_cannot_be_used_costs_one_line(text, reason, tmp_path):
 )
 def test_every_config_of_ours_is_sound(task, protocol):
     assert recipe.read(task, protocol, options())[0].startswith(f"{protocol}@")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "argv", "suffix"),
+    [
+        ("semantic-fpn-40k", (), "+tap_norm=True"),
+        ("semantic-fpn-40k", ("--no-tap-norm",), ""),
+        ("semantic-fpn-mini", (), ""),  # it has a norm of its own
+    ],
+)
+@pytest.mark.parametrize("authors_do", [True, False])
+def test_taps_are_normalised_where_the_authors_do_and_the_name_says_so(tmp_path, protocol, argv, suffix, authors_do):
+    torch.manual_seed(0)
+    model = VisionTransformer(embed_dim=32, depth=4, heads=2)
+    state = {f"teacher.backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_file({"state_dict": state, "meta": {"method": "x", "arch": model.arch, "epoch": 0}}, tmp_path / "vit.pth")
+    backbone = dataclasses.replace(load_backbone(tmp_path / "vit.pth"), tap_norm=authors_do)
+    name, found, _ = recipe.read("ade20k", protocol, options(*argv), backbone)
+    assert name.partition("@")[2][1:] == (suffix if authors_do else "")
+    assert found.tap_norm == (authors_do and bool(suffix))
+
+
+def test_dinov2s_authors_normalise_their_taps():
+    assert {family.name for family in FAMILIES if family.tap_norm} >= {"dinov2", "dinov2-backbone"}
