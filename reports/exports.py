@@ -1,11 +1,16 @@
-"""Comparison tables as plain frames, for CSV files and notebooks."""
+"""Comparison tables as plain frames, for notebooks and as files: CSV, JSON, Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 
+from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import atomic_path, write_text
 from selfpatch.reports.frames import ROW
 from selfpatch.reports.tables import UNKNOWN, Table
 
@@ -39,6 +44,29 @@ def bootstrap_frame(tables: Sequence[Table]) -> pd.DataFrame:
     names = {"a": "value", "b": "baseline", "above": "above_zero"}
     frame = pd.DataFrame(lines).rename(columns=names)
     return _without_empty(frame) if lines else frame
+
+
+def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, parquet: bool = False) -> list[str]:
+    """Write each frame as ``<name>.csv``, on demand also as ``<name>.parquet``, and all of them into ``report.json``.
+
+    Returns:
+        the names of the files.
+    """
+    for name, frame in frames.items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+        if parquet:
+            with atomic_path(folder / f"{name}.parquet") as temporary:
+                frame.to_parquet(temporary, index=False)
+    lines = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    write_text(folder / "report.json", json.dumps(lines, indent=1, ensure_ascii=False) + "\n")
+    endings = ("csv", *["parquet"] * parquet)
+    return [*(f"{name}.{ending}" for ending in endings for name in frames), "report.json"]
+
+
+def check_parquet() -> None:
+    """Raise :class:`UserError` unless Parquet files can be written here."""
+    if find_spec("pyarrow") is None:
+        raise UserError("--also parquet needs pyarrow: pip install pyarrow")
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,11 +11,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from selfpatch.reports.figures import Plot
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet
 from selfpatch.reports.tables import Table
-
-Plots = list[tuple[str, bytes]]  # name and PNG
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Section:
 
     table: Table
     records: list[Record]
-    plots: Plots = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -48,7 +47,7 @@ class Section:
 def render_page(
     overview: Sheet | None,
     sections: Sequence[tuple[Section, Sheet, Sheet | None]],
-    ablations: Sequence[tuple[Sheet, Plots]],
+    ablations: Sequence[tuple[Sheet, list[Plot]]],
     published: Sequence[Sheet],
     records: Sequence[Record],
     made: str,

@@ -187,6 +187,46 @@ def units(
     return figure
 
 
+def scatter(
+    title: str,
+    metric: str,
+    scores: Mapping[str, Mapping[str, float]],
+    reference: str,
+    colours: Mapping[str, str],
+) -> Figure:
+    """A metric of every unit against that of the row ``reference``; above the diagonal a row is better."""
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.0, 5.6)
+        axes = figure.subplots()
+        axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
+        others = [row for row in scores if row != reference]
+        for index, row in enumerate(others):
+            style = {"marker": MARKERS[index % len(MARKERS)], "color": colours[row], "markersize": 5, "label": row}
+            pairs = [(scores[reference][name], value) for name, value in scores[row].items()]
+            axes.plot(*zip(*pairs, strict=True), linestyle="none", alpha=0.85, **style)
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel=_wrapped(f"{metric} of {reference}", 60))
+        axes.set_ylabel(f"{metric} (per cent) of each unit")
+        _title(figure, title)
+        _legend(figure, axes)
+    return figure
+
+
+def efficiency(title: str, metric: str, lines: Mapping[str, Mapping[int, float]], colours: Mapping[str, str]) -> Figure:
+    """A metric against the epochs of pretraining (``{row: {epochs: per cent}}``), a line a row."""
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.5, 3.8)
+        axes = figure.subplots()
+        for index, (row, points) in enumerate(lines.items()):
+            axes.plot(
+                *zip(*points.items(), strict=True), marker=MARKERS[index % len(MARKERS)], color=colours[row], label=row
+            )
+        axes.margins(y=0.2)
+        axes.set(xlabel="epochs of pretraining", ylabel=f"{metric} (per cent)")
+        _title(figure, title)
+        _legend(figure, axes)
+    return figure
+
+
 def method_colours(methods: Iterable[str]) -> dict[str, str]:
     """A colour for each method, the same in all plots of a report; the random initialisation is grey."""
     others = [method for method in dict.fromkeys(methods) if method != "Random"]

@@ -1,13 +1,11 @@
-"""The report command: records → tables on the terminal, and Markdown, CSV, plots and an HTML page in a folder."""
+"""The report command: records → tables on the terminal, and files in a folder: tables, plots and an HTML page."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import datetime
-import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.pretrain.progress import Meter
 from selfpatch.reports import ablation, plots
 from selfpatch.reports.bootstrap import Progress as Callback
-from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs, unit_scores
-from selfpatch.reports.exports import bootstrap_frame, comparison_csv
+from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs
+from selfpatch.reports.exports import bootstrap_frame, check_parquet, comparison_csv, write_frames
+from selfpatch.reports.figures import VECTOR, Plot, ablation_plots, slug, table_plots
 from selfpatch.reports.frames import (
     load_published,
     load_records,
@@ -31,12 +30,11 @@ from selfpatch.reports.frames import (
     records_frame,
     scored_records,
 )
-from selfpatch.reports.html import Plots, Section, render_page
-from selfpatch.reports.metrics import resolve
+from selfpatch.reports.html import Section, render_page
+from selfpatch.reports.latex import document
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet, to_markdown, to_rich
 from selfpatch.reports.tables import (
-    Row,
     Table,
     bootstrap_sheet,
     comparison_tables,
@@ -65,7 +63,7 @@ class Report:
 
     overview: Sheet | None  # None where there is one benchmark alone
     sections: list[tuple[Section, Sheet, Sheet | None]]  # with its bootstraps, if any
-    ablations: list[tuple[Sheet, Plots]]
+    ablations: list[tuple[Sheet, list[Plot]]]
     published: list[Sheet]
 
     def sheets(self) -> list[Sheet]:
@@ -75,11 +73,11 @@ class Report:
             shown += [sheet, bootstraps] if bootstraps else [sheet]
         return [*shown, *(sheet for sheet, _ in self.ablations)]
 
-    def plots(self) -> dict[str, bytes]:
-        """File name → PNG for every plot."""
+    def plots(self) -> dict[str, Plot]:
+        """File name, without ending → plot."""
         titled = [(section.table.title, section.plots) for section, *_ in self.sections]
-        titled += [(sheet.title, pngs) for sheet, pngs in self.ablations]
-        return {f"{slug(title)}-{slug(name)}.png": png for title, pngs in titled for name, png in pngs}
+        titled += [(sheet.title, own) for sheet, own in self.ablations]
+        return {f"{slug(title)}-{slug(plot.name)}": plot for title, own in titled for plot in own}
 
     def notes(self) -> list[str]:
         """What could not be compared or drawn."""
@@ -87,7 +85,7 @@ class Report:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the tables and write report.md, report.csv, comparison.csv, bootstrap.csv, plots/ and report.html."""
+    """Print the tables and write them in every format, plots with their data, and the page."""
     args = parse(argv)
     records, notes = newest_records(load_records(args.records))
     records, without = scored_records(records)
@@ -102,14 +100,13 @@ def main(argv: Sequence[str]) -> None:
         args.baseline = None
     tables = comparison_tables(records, args.baseline)
     report = make_report(tables, records, sweeps, args)
-    out, images = Path(args.out), report.plots()
-    for name, png in images.items():
-        plots.save(png, out / "plots" / name)
-    write_text(out / "report.csv", frame.to_csv(index=False))
-    write_text(out / "comparison.csv", comparison_csv(tables).to_csv(index=False))
-    write_text(out / "bootstrap.csv", bootstrap_frame(tables).to_csv(index=False))
-    write_text(out / "report.md", markdown(report, list(images)))
-    written = ["report.md", "report.csv", "comparison.csv", "bootstrap.csv", f"plots/ ({len(images)})"]
+    out, drawn = Path(args.out), report.plots()
+    for name, plot in drawn.items():
+        plot.save(out / "plots" / name, [ending for ending in VECTOR if ending in args.also])
+    frames = {"report": frame, "comparison": comparison_csv(tables), "bootstrap": bootstrap_frame(tables)}
+    written = ["report.md", "report.tex", *write_frames(frames, out, "parquet" in args.also), f"plots/ ({len(drawn)})"]
+    write_text(out / "report.md", markdown(report, [f"{name}.png" for name in drawn]))
+    write_text(out / "report.tex", document(report.sheets()))
     if args.html:
         made = datetime.datetime.now().isoformat(sep=" ", timespec="minutes")
         page = render_page(report.overview, report.sections, report.ablations, report.published, records, made)
@@ -129,8 +126,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--sweep", action="append", default=[], help="a sweep.json for ablation tables; may be repeated"
     )
     parser.add_argument("--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html")
+    parser.add_argument(
+        "--also", action="append", default=[], choices=("parquet", *VECTOR), help="a further format; may be repeated"
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
+    if "parquet" in args.also:
+        check_parquet()
     check_arguments(args)
     raise_unless_writable(args.out, "--out")
     if args.baseline.lower() == "none":
@@ -147,8 +149,8 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
         section = Section(table, [record for row in table.rows for record in table.records[row]])
         table.differences, section.notes = bootstrap(pairs(table))
         table.notes += remarks(table)
-        section.plots += [(name, plots.png_bytes(plots.bars(table, name, colours))) for name in table.headline]
-        section.plots += unit_plots(table, section, colours)
+        section.plots, undrawn = table_plots(table, colours)
+        section.notes += undrawn
         sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
     for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
         one.differences, _ = bootstrap(ablation.pairs(one))
@@ -159,62 +161,6 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
         ablations,
         published_sheets(load_published(), list(dict.fromkeys(record.title for record in records))),
     )
-
-
-def unit_plots(table: Table, section: Section, colours: dict[str, str]) -> Plots:
-    """One plot per architecture and pretraining length with two rows or more that scored the same named units.
-
-    A row whose values of each unit cannot be had is left out, and the section gets a line that says so.
-    """
-    scored: dict[Row, dict[str, float]] = {}  # row → score of each unit
-    for row in table.rows:
-        record = table.records[row][0]  # of several seeds the first
-        try:
-            if record.units and record.measure and resolve(record.measure).named:
-                scored[row] = unit_scores(record, table.headline[0])
-        except UserError as error:
-            section.notes.append(f"No plot of units for {row.label} {row.arch}: {error}.")
-    lengths = {(row.arch, row.epochs) for row in table.rows if row.epochs > 0}
-    groups = sorted(lengths) or sorted({(row.arch, 0) for row in table.rows})
-    made = [(arch, epochs, unit_plot(table, arch, epochs, scored, colours)) for arch, epochs in groups]
-    several = table.shows_epochs
-    return [(f"units {arch}{length_text(epochs) * several}", png) for arch, epochs, png in made if png]
-
-
-def unit_plot(
-    table: Table, arch: str, epochs: int, scored: dict[Row, dict[str, float]], colours: dict[str, str]
-) -> bytes | None:
-    """The plot of one architecture and pretraining length; None where fewer than two rows share their units."""
-    rows = [row for row in scored if row.arch == arch and (row.epochs == epochs or row.epochs <= 0)]
-    if len(rows) < 2 or len({frozenset(scored[row]) for row in rows}) > 1:
-        return None
-    labels = Counter(row.label for row in rows)  # rows of one label differ in their length
-    names = {row: row.label + length_text(row.epochs) * (labels[row.label] > 1) for row in rows}
-    baseline = next((row for row in rows if table.is_baseline(row)), rows[0])
-    title = f"{arch}{length_text(epochs) * (table.shows_epochs and epochs > 0)} on {table.group['dataset']}"
-    scores = {names[row]: scored[row] for row in rows}
-    shades = {names[row]: colours[row.method] for row in rows}
-    return plots.png_bytes(plots.units(title, table.headline[0], scores, names[baseline], shades))
-
-
-def length_text(epochs: int) -> str:
-    """How long a row was pretrained, as it follows a name."""
-    return f", {epochs if epochs > 0 else 'unknown'} epochs"
-
-
-def ablation_plots(one: ablation.Ablation) -> Plots:
-    """A curve per metric and axis with at least two values that were scored."""
-    return [
-        (f"{metric} against {axis}", plots.png_bytes(plots.curve(one, metric, axis)))
-        for metric in one.metrics
-        for axis in one.axes
-        if one.frame.dropna(subset=[metric])[axis].nunique() > 1
-    ]
-
-
-def slug(text: str) -> str:
-    """``text`` as a file name: letters, digits and single dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("@", "-v")).strip("-")
 
 
 def print_report(report: Report) -> None:

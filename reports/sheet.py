@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,13 +23,14 @@ NEWLINE = "\n"
 class Cell(NamedTuple):
     """What stands in one place: a text, whether it is the best of its column, and its difference to the baseline.
 
-    ``sign`` says whether the difference is a 'gain', a 'loss' or 'even'.
+    ``sign`` says whether the difference is a 'gain', a 'loss' or 'even'; ``second`` marks the second best.
     """
 
     text: str
     best: bool = False
     delta: str = ""
     sign: str = "even"
+    second: bool = False
 
 
 class Head(NamedTuple):
@@ -69,17 +71,24 @@ def sheet_of(title: str, frame: pd.DataFrame, lead: str = "", notes: Sequence[st
 def to_markdown(sheet: Sheet) -> str:
     """GitHub Markdown with title, lead and notes; best values are bold, differences in brackets."""
     numbers = {group: str(i) for i, group in enumerate(dict.fromkeys(h.group for h in sheet.heads if h.group), 1)}
-    names = [f"{head.name} [{numbers[head.group]}]" if head.group else head.name for head in sheet.heads]
+    heads = [escape(head.name) for head in sheet.heads]
+    names = [f"{name} [{numbers[head.group]}]" if head.group else name for name, head in zip(heads, sheet.heads)]
     body = []
     for row in sheet.rows:
-        texts = [cell.text.replace("|", "\\|") for cell in row]
+        texts = [escape(cell.text) for cell in row]
         texts = [f"**{text}**" if cell.best else text for text, cell in zip(texts, row, strict=True)]
         body.append([f"{text} ({cell.delta})" if cell.delta else text for text, cell in zip(texts, row, strict=True)])
     align = ["right" if head.number else "left" for head in sheet.heads]
     grid = tabulate(body, names, tablefmt="pipe", colalign=align if body else None, disable_numparse=True)
-    below = "\n".join(f"- {line}" for line in [*(f"[{n}] {group}" for group, n in numbers.items()), *sheet.notes])
-    parts = [f"### {sheet.title}", sheet.lead, grid, below]
+    notes = [*(f"[{n}] {escape(group)}" for group, n in numbers.items()), *map(escape, sheet.notes)]
+    below = "\n".join(f"- {line}" for line in notes)
+    parts = [f"### {escape(sheet.title)}", escape(sheet.lead), grid, below]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """``text`` in one line, so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*<>\[\]|~$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
 
 
 def to_rich(sheet: Sheet) -> Group:

@@ -125,6 +125,11 @@ class Table:
             return float("nan")
         return float(shown.min() if column in self.lower else shown.max())
 
+    def second(self, column: Any) -> float:
+        """The second best score of a column as shown; NaN where there are fewer than three."""
+        shown = sorted(self.mean[column].round(DIGITS).dropna().unique(), reverse=column not in self.lower)
+        return float(shown[1]) if len(shown) > 2 else float("nan")
+
     def metric_name(self, column: Any) -> str:
         """A column in a sentence: its metric, with data and protocol where another column has that metric too."""
         if isinstance(column, str):
@@ -280,7 +285,7 @@ def to_sheet(table: Table) -> Sheet:
     names = ["method", "arch", *["epochs"] * table.shows_epochs, *["seeds"] * table.shows_seeds]
     metrics = [(column, "") if isinstance(column, str) else (column[1], column[0]) for column in table.columns]
     heads = [Head(name) for name in names] + [Head(*names, number=True) for names in metrics]
-    best = {column: table.best(column) for column in table.columns}
+    best, second = ({column: find(column) for column in table.columns} for find in (table.best, table.second))
     rows = []
     for row in table.rows:
         texts = [row.label, row.arch]
@@ -292,8 +297,9 @@ def to_sheet(table: Table) -> Sheet:
             delta = table.delta(row, column)
             shown = round(delta, DIGITS) if np.isfinite(delta) else 0
             sign = "even" if shown == 0 else "gain" if (shown < 0) == (column in table.lower) else "loss"
-            is_best = bool(round(mean, DIGITS) == best[column])
-            cells.append(Cell(score_text(mean, std, n, not table.group), is_best, delta_text(delta), sign))
+            marks = [bool(round(mean, DIGITS) == marked[column]) for marked in (best, second)]
+            text = score_text(mean, std, n, not table.group)
+            cells.append(Cell(text, marks[0], delta_text(delta), sign, marks[1]))
         rows.append(cells)
     return Sheet(table.title, heads, rows, table.verdicts(), table.notes)
 

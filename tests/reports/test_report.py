@@ -52,13 +52,16 @@ def test_every_file_is_written(records, tmp_path, capsys):
     run(records, out)
     assert {path.name for path in out.iterdir()} == {
         "report.md",
+        "report.tex",
+        "report.json",
         "report.csv",
         "comparison.csv",
         "bootstrap.csv",
         "plots",
         "report.html",
     }
-    assert len(list((out / "plots").iterdir())) == 3  # a bar plot a task, and the sequences
+    assert len(list((out / "plots").glob("*.png"))) == 4  # a bar plot a task, the sequences, and against the baseline's
+    assert len(list((out / "plots").glob("*.csv"))) == 4
     assert len(pd.read_csv(out / "report.csv")) == 3 * (3 + 2)
     bootstrap = pd.read_csv(out / "bootstrap.csv")
     assert list(bootstrap["method"]) == ["Random", "DINO+SelfPatch"]
@@ -73,7 +76,7 @@ def test_markdown_links_the_plots_that_are_there(records, tmp_path):
     run(records, out)
     text = (out / "report.md").read_text()
     links = re.findall(r"\(plots/([^)]*)\)", text)
-    assert sorted(links) == sorted(path.name for path in (out / "plots").iterdir())
+    assert sorted(links) == sorted(path.name for path in (out / "plots").glob("*.png"))
     assert text.index("Published figures") > text.index("DINO+SelfPatch")
 
 
@@ -133,7 +136,7 @@ def test_a_broken_file_of_units_costs_its_row_an_interval_and_no_more(records, t
     text = capsys.readouterr().out
     assert "No bootstrap of J&F for Random" in text
     assert "No plot of units for Random" in text
-    assert len(list((tmp_path / "report" / "plots").glob("*units*"))) == 1  # the two others have one
+    assert len(list((tmp_path / "report" / "plots").glob("*units*.png"))) == 1  # the two others have one
 
 
 def test_a_record_without_an_overall_figure_is_left_out(records, write_record, tmp_path, capsys):
