@@ -144,7 +144,7 @@ def compare_pairs(
     Returns:
         key -> difference, and a line for each that cannot be had although there are units.
     """
-    found, said = {}, []
+    found, lines = {}, []
     for key, name, a, b, metric in pairs:
         if not (a and b and all(record.units for record in [*a, *b])):
             continue
@@ -152,8 +152,8 @@ def compare_pairs(
             with step(f"bootstrap {metric}, {name}") as progress:
                 found[key] = compare_records(a, b, metric, resamples, seed, progress=progress)
         except UserError as error:
-            said.append(f"No bootstrap of {metric} for {name}: {error}.")
-    return found, said
+            lines.append(f"No bootstrap of {metric} for {name}: {error}.")
+    return found, lines
 
 
 def paired_bootstrap(

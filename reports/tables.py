@@ -140,14 +140,15 @@ class Table:
         """Who is better than the baseline and what cannot be told, in one line."""
         if self.baseline is None:
             return "No baseline: nothing is called better."
-        archs = {row.arch for row in self.rows}
-        said = []
-        for row in self.rows:
-            name = f"{row.label} {row.arch}" if len(archs) > 1 else row.label
-            for column in self.headline:
-                if not self.is_baseline(row) and np.isfinite(self.mean.at[row, column]):
-                    said.append((self.differences.get((row, column)), name, self.metric_name(column)))
-        return verdict_line(self.baseline, said)
+        several = len({row.arch for row in self.rows}) > 1
+        names = {row: f"{row.label} {row.arch}" if several else row.label for row in self.rows}
+        compared = [
+            (self.differences.get((row, column)), names[row], self.metric_name(column))
+            for row in self.rows
+            for column in self.headline
+            if not self.is_baseline(row) and np.isfinite(self.mean.at[row, column])
+        ]
+        return verdict_line(self.baseline, compared)
 
 
 def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, str, str]]) -> str:
@@ -155,12 +156,12 @@ def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, s
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for difference, row, metric in differences:
         found[difference.verdict if difference else NO_UNITS][row].append(metric)
-    said = [
+    lines = [
         f"{verdict}: " + ", ".join(f"{row} ({'; '.join(metrics)})" for row, metrics in found[verdict].items())
         for verdict in ("better", "worse", "cannot tell", NO_UNITS)
         if verdict in found
     ]
-    return f"Against {baseline}, {'; '.join(said)}." if said else f"Nothing is compared with {baseline}."
+    return f"Against {baseline}, {'; '.join(lines)}." if lines else f"Nothing is compared with {baseline}."
 
 
 def comparison_tables(records: Sequence[Record], baseline: str | None = "DINO") -> list[Table]:

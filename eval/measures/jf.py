@@ -177,13 +177,12 @@ def remarks(truth: Path, prediction: Path, sequences: Sequence[str]) -> list[str
     """What a reader of the figures should know, a line each, of sequences that :func:`check_sequence` takes."""
     lines, lacking = [], []
     for name in sequences:
-        pairs = check_sequence(truth / name, prediction / name)
-        lacking += [name] * any(mask is None for _, mask in pairs)
-        ids = set(np.unique(read_labels(pairs[0][0])).tolist()) - {0, VOID}
+        masks = _masks(truth / name)
+        lacking += [name] * (not masks.keys() <= _masks(prediction / name).keys())
+        first = next(iter(masks.values()))
+        ids = set(np.unique(read_labels(first)).tolist()) - {0, VOID}
         if gaps := set(range(1, max(ids))) - ids:
-            lines.append(
-                f"{pairs[0][0]} skips {len(gaps)} object ids: each counts as one that is never there (J = F = 1)"
-            )
+            lines.append(f"{first} skips {len(gaps)} object ids: each counts as one that is never there (J = F = 1)")
     if lacking:
         which = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
         lines.append(f"the first or the last predicted mask is not there, and not scored either: {which}")

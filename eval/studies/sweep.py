@@ -289,23 +289,19 @@ def run_jobs(place: Place, grid: Grid, executor: object, poll: float = POLL_SLUR
     A job that an earlier, killed call submitted still runs: its cell's lock makes the new job wait and then find all
     done.
     """
-    write_sweep(place, grid)
-    jobs = {cell.name: executor.submit(run_cell, place, cell) for cell in grid.cells}
-    for name, job in jobs.items():
-        print(f"{name}: job {job.job_id}", flush=True)
-    lost: dict[str, str] = {}
-    while jobs:
-        time.sleep(poll)
-        for name in [name for name, job in jobs.items() if job.done()]:
-            job = jobs.pop(name)
-            if (error := job.exception()) is not None:  # timed out, out of memory, cancelled: it wrote no state
-                lost[name] = f"job {job.job_id}: {last_words(str(error))}"
-            states = write_sweep(place, grid)
-            print(f"{name}: {'failed' if name in lost else states[name]['status']}, {len(jobs)} to go", flush=True)
-    for cell in grid.cells:
-        if cell.name in lost:
-            write_state(place, cell, lost[cell.name])
-    return write_sweep(place, grid)
+    from submitit.helpers import as_completed as completed_jobs
+
+    states = write_sweep(place, grid)
+    jobs = {executor.submit(run_cell, place, cell): cell for cell in grid.cells}
+    for job, cell in jobs.items():
+        print(f"{cell.name}: job {job.job_id}", flush=True)
+    for done, job in enumerate(completed_jobs(list(jobs), poll_frequency=poll), 1):
+        cell = jobs[job]
+        if (error := job.exception()) is not None:  # timed out, out of memory, cancelled: it wrote no state
+            write_state(place, cell, f"job {job.job_id}: {last_words(str(error))}")
+        states = write_sweep(place, grid)
+        print(f"{cell.name}: {states[cell.name]['status']}, {len(jobs) - done} to go", flush=True)
+    return states
 
 
 def main(argv: Sequence[str]) -> int:
