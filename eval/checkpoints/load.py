@@ -243,15 +243,13 @@ def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) ->
     table = state.get("pos_embed", torch.empty(0))
     if "cls_token" in expected and "cls_token" not in state and "pos_embed" in state:
         lacking[lacking.index(names["cls_token"])] += f" (or {names['pos_embed']} has a row too many)"
-    elif (
-        table.ndim == 3
-        and "dist_token" not in state
-        and not (is_square(table.shape[1]) or is_square(table.shape[1] - 1))
-    ):
+    elif table.ndim == 3 and not any(is_square(table.shape[1] - prefix) for prefix in (0, 1, 2)):
         raise UserError(
             f"{path}: {names['pos_embed']} has {table.shape[1]} rows, which fill no square grid (with or without one "
             "for [CLS]): a table for rectangular images, which this project's ViT has not"
         )
+    elif table.ndim == 3 and is_square(table.shape[1] - 2) and "dist_token" not in state:
+        lacking.append(f"{parts.file_name('dist_token')} (or {names['pos_embed']} has a row too many)")
     if foreign := foreign_network([names[name] for name in state if name not in expected]):
         raise UserError(f"{path} holds {foreign}")
     complaints = {

@@ -424,7 +424,8 @@ def backbone_names(layout):
     return sorted(
         name
         for name, t in entry.items()
-        if any(fnmatch(name, pattern) for pattern in changed) or any(t is kept for kept in own.values())
+        if (name.startswith(prefix) and any(fnmatch(name, pattern) for pattern in changed))
+        or any(t is kept for kept in own.values())
     )
 
 
