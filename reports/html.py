@@ -51,6 +51,7 @@ def render_page(
     published: Sequence[Sheet],
     records: Sequence[Record],
     made: str,
+    colours: Mapping[str, str],
 ) -> str:
     """The page as text.
 
@@ -61,6 +62,7 @@ def render_page(
         published: tables of others' figures.
         records: what it was all made from.
         made: the date to show.
+        colours: of each method, by its name in a table's first column.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["png"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
@@ -74,6 +76,8 @@ def render_page(
         miniature=sum(record.miniature for record in records),
         made=made,
         lines_of=lines_of,
+        colours=colours,
+        cards={section.table.short: f"card-{i}" for i, (section, *_) in enumerate(sections)},
     )
 
 

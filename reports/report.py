@@ -109,7 +109,9 @@ def main(argv: Sequence[str]) -> None:
     write_text(out / "report.tex", document(report.sheets()))
     if args.html:
         made = datetime.datetime.now().isoformat(sep=" ", timespec="minutes")
-        page = render_page(report.overview, report.sections, report.ablations, report.published, records, made)
+        shades = plots.method_colours(row.method for table in tables for row in table.rows)
+        colours = {row.label: shades[row.method] for table in tables for row in table.rows}
+        page = render_page(report.overview, report.sections, report.ablations, report.published, records, made, colours)
         write_text(out / "report.html", page)
         written.insert(0, "report.html")
     print_report(report)

@@ -23,7 +23,8 @@ NEWLINE = "\n"
 class Cell(NamedTuple):
     """What stands in one place: a text, whether it is the best of its column, and its difference to the baseline.
 
-    ``sign`` says whether the difference is a 'gain', a 'loss' or 'even'; ``second`` marks the second best.
+    ``sign`` says whether the difference is a 'gain', a 'loss' or 'even'; ``second`` marks the second best. On the
+    page, ``link`` is the place that the text leads to.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Cell(NamedTuple):
     delta: str = ""
     sign: str = "even"
     second: bool = False
+    link: str = ""
 
 
 class Head(NamedTuple):
@@ -43,13 +45,14 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of texts; ``lead`` is its first line, ``notes`` stand below it."""
+    """A table of texts: ``lead`` is its first line, ``notes`` stand below it; ``group`` belongs to heads without."""
 
     title: str
     heads: list[Head]
     rows: list[list[Cell]]
     lead: str = ""
     notes: list[str] = field(default_factory=list)
+    group: str = ""
 
     def spans(self) -> list[tuple[str, int]]:
         """The groups above the columns with how many columns each spans; empty without groups."""

@@ -302,7 +302,7 @@ def to_sheet(table: Table) -> Sheet:
             text = score_text(mean, std, n, not table.group)
             cells.append(Cell(text, marks[0], delta_text(delta), sign, marks[1]))
         rows.append(cells)
-    return Sheet(table.title, heads, rows, table.verdicts(), table.notes)
+    return Sheet(table.title, heads, rows, table.verdicts(), table.notes, table.short if table.group else "")
 
 
 def bootstrap_sheet(table: Table) -> Sheet:
@@ -314,7 +314,7 @@ def bootstrap_sheet(table: Table) -> Sheet:
         texts = [row.label, row.arch, column, f"{one.delta:+.2f}", interval, f"{100 * one.above:.1f} %", one.verdict]
         rows.append([Cell(text) for text in (*texts, one.drawn)])
     heads = [Head(name, number=name in names[3:6]) for name in names]
-    return Sheet(f"Is the difference more than chance? {table.short}", heads, rows)
+    return Sheet(f"Is the difference more than chance? {table.short}", heads, rows, group=table.short)
 
 
 def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[Sheet]:
