@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from selfpatch.eval.run import check_command
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Count, Natural, Settings, check, option
 from selfpatch.pretrain.train import build_method, load_config
+from selfpatch.reports.ablation import short_names
 from selfpatch.reports.record import file_name
 
 OURS = ("--records", "--out", "--debug", "--help")  # options of an evaluation that the sweep itself gives
@@ -94,21 +95,24 @@ class GridFile(Settings):
 
     def specs(self) -> list[Spec]:
         """Every combination of the axes, the last one fastest; or the cells as they are listed."""
-        if self.axes is None:
-            listed = [check(Listed, given, f"cells.{number}.", "key") for number, given in enumerate(self.cells, 1)]
-            return [Spec(str(own.name or n), own.config or self.config, own.options) for n, own in enumerate(listed, 1)]
-        last = [axis.rpartition(".")[2] for axis in self.axes]
-        short = [name if last.count(name) == 1 else axis for axis, name in zip(self.axes, last)]
         specs = []
+        if self.axes is None:
+            for number, cell in enumerate(self.cells, 1):
+                own = check(Spec, cell, f"cells.{number}.", "key")
+                named = {"name": str(number if own.name is None else own.name), "config": own.config or self.config}
+                specs.append(own.model_copy(update=named))
+            return specs
+        short = short_names(list(self.axes))
         for values in itertools.product(*self.axes.values()):
             chosen = dict(zip(self.axes, values))
-            named = [Path(v).stem if k == "config" else f"{s}={_text(v)}" for k, s, v in zip(self.axes, short, values)]
-            specs.append(Spec(",".join(named), chosen.pop("config", self.config), chosen))
+            parts = [Path(str(v)).stem if k == "config" else f"{short[k]}={_text(v)}" for k, v in chosen.items()]
+            config = chosen.pop("config", self.config)
+            specs.append(check(Spec, {"name": ",".join(parts), "config": config, "options": chosen}, what="axis"))
         return specs
 
 
-class Listed(Settings):
-    """An entry of ``cells``."""
+class Spec(Settings):
+    """A setting as the grid gives it: a combination of its axes, or an entry of ``cells``."""
 
     name: str | int | None = None  # None: its number
     config: str | None = None  # None: the grid's
@@ -122,14 +126,6 @@ class Entry(Settings):
     options: dict[str, Any] | None = None
 
 
-class Spec(NamedTuple):
-    """A setting as the grid gives it."""
-
-    name: str
-    config: str | None
-    options: dict[str, Any]
-
-
 def read_grid(path: Path) -> Grid:
     """Read a grid and check all of it: keys, every cell's config and options, data folders, evaluations.
 
@@ -139,28 +135,28 @@ def read_grid(path: Path) -> Grid:
     content = _read(path)
     with _named(path):
         given = check(GridFile, content, what="key")
-        specs, evaluations = given.specs(), [_evaluation(entry) for entry in given.evaluate]
+        evaluations = [_evaluation(entry) for entry in given.evaluate]
         made = []
-        for (name, config, options), seed in itertools.product(specs, given.seeds or [None]):
-            seeded = {} if seed is None else {"seed": seed}
-            name += "" if seed is None else f",seed={seed}"
-            words = [f"{key}={_text(value)}" for key, value in {**given.options, **options, **seeded}.items()]
+        for spec, seed in itertools.product(given.specs(), given.seeds or [None]):
+            name = spec.name if seed is None else f"{spec.name},seed={seed}"
+            options = {**given.options, **spec.options} | ({} if seed is None else {"seed": seed})
+            words = [f"{key}={_text(value)}" for key, value in options.items()]
             with _named(f"cell {name}"):
-                made.append((Spec(name, config, options), seed, words, _effective(config, words, given.data)))
-        names = [file_name(spec.name) for spec, *_ in made]
-        if twice := [spec.name for (spec, *_), name in zip(made, names) if names.count(name) > 1]:
+                made.append((name, spec, seed, words, _effective(spec.config, words, given.data)))
+        files = [file_name(name) for name, *_ in made]
+        if twice := [name for (name, *_), file in zip(made, files) if files.count(file) > 1]:
             raise UserError(f"two cells are named {twice[0]}: give each value once, and each cell its own name")
 
-    axes = given.axes or _axes_met([(spec, effective) for spec, _, _, effective in made])
+    axes = given.axes or _axes_met([(spec, effective) for _, spec, _, _, effective in made])
     more = ["--data", given.data] if given.data else []
     more += ["--gpus", str(given.gpus)] if given.gpus > 1 else []
     cells = []
-    for spec, seed, words, effective in made:
+    for name, spec, seed, words, effective in made:
         chosen = {**spec.options, "config": spec.config} if given.axes else {}
         settings = {axis: chosen[axis] if axis in chosen else _setting(axis, spec, effective) for axis in axes}
         argv = [spec.config, *["--cfg-options"] * bool(words), *words, *more]
         pretrain_id = _digest(effective.to_dict())[:12]
-        cells.append(Cell(spec.name, spec.config, settings, argv, pretrain_id, evaluations, seed))
+        cells.append(Cell(name, spec.config, settings, argv, pretrain_id, evaluations, seed))
     return Grid(given.name, axes, cells, given.slurm)
 
 
