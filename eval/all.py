@@ -27,11 +27,16 @@ PUBLISHED = "published"  # the size at which every task takes its own defaults
 PASSED = {"images": "COCO's photographs, if not below --coco", "gpus": "processes for the tasks that train"}
 
 
+def benchmarks() -> dict[str, ModuleType]:
+    """The tasks that score a checkpoint, by name; those that train come last."""
+    known = {name: tasks.load(name) for name in tasks.names()}
+    scoring = [(name, task) for name, task in known.items() if not getattr(task, "DIAGNOSTIC", False)]
+    return dict(sorted(scoring, key=lambda item: issubclass(item[1].Settings, RunSettings)))
+
+
 def main(argv: Sequence[str]) -> int:
     """Run every task; one that fails does not keep the others, and makes the exit status 1."""
-    known = {name: tasks.load(name) for name in tasks.names()}
-    known = {name: task for name, task in known.items() if not getattr(task, "DIAGNOSTIC", False)}
-    known = dict(sorted(known.items(), key=lambda item: issubclass(item[1].Settings, RunSettings)))  # trainings last
+    known = benchmarks()
     parser = command_parser(DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
     for name, task in known.items():

@@ -158,9 +158,9 @@ def settings_of(config: dict[str, Any] | None, prefix: str = "") -> dict[str, An
     return {name: value for name, value in flat.items() if name.partition(".")[0] not in NOT_A_SETTING}
 
 
-def load_published(path: str | Path | None = None) -> pd.DataFrame:
+def load_published() -> pd.DataFrame:
     """The figures that others published, one per row with its source."""
-    frame = pd.read_csv(path or Path(__file__).with_name("published.csv"))
+    frame = pd.read_csv(Path(__file__).with_name("published.csv"))
     return frame.astype({"pretrain_epochs": "Int64"})
 
 

@@ -34,19 +34,18 @@ def overlay(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.55) -> np.nd
     return picture.round().astype(np.uint8)
 
 
-def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path], resolution: str = "480p") -> Figure:
+def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path]) -> Figure:
     """Some frames of a sequence as rows; frame, truth and every method's masks as columns.
 
     Args:
         davis: a DAVIS-style root.
         sequence: its name.
         methods: display name -> folder of masks in submission layout.
-        resolution: the folder below ``JPEGImages`` and ``Annotations``.
 
     Raises:
         UserError: a frame or a mask is missing, cannot be read or has another size.
     """
-    truth, images = (davis / name / resolution / sequence for name in ("Annotations", "JPEGImages"))
+    truth, images = (davis / name / "480p" / sequence for name in ("Annotations", "JPEGImages"))
     names = list(list_files(truth, [".png"], deep=False).by_stem()) if truth.is_dir() else []
     if not names:
         raise UserError(f"no masks in {truth}: give a DAVIS-style root")

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from torch import nn
 
 from selfpatch.eval import tasks
+from selfpatch.eval.all import benchmarks
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, checkpoint_options, load_backbone
 from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
@@ -60,14 +61,13 @@ class Instrument:
 def instruments(size: str) -> list[Instrument]:
     """All protocols of a size: those that train carry it in their name, those that do not have none."""
     found = []
-    for name in tasks.names():
-        task = tasks.load(name)
+    for name, task in benchmarks().items():
         if "protocol" in task.Settings.model_fields:
             own = [one for one in protocols(name) if one.endswith(f"-{size}") or one == "dense-knn"]
             found += [Instrument(name, one) for one in own]
-        elif not getattr(task, "DIAGNOSTIC", False):
+        else:
             found.append(Instrument(name))
-    return sorted(found, key=lambda instrument: instrument.protocol is not None)  # those that train come last
+    return found
 
 
 def untrained(good: LoadedBackbone) -> nn.Module:
