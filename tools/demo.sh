@@ -5,10 +5,10 @@
 # Options: --data DIR    images to pretrain on            --davis DIR   videos to track objects in
 #          --coco DIR    COCO-style set to detect in      --ade20k DIR  ADE20K-style set to segment
 #          --out DIR     where everything goes (default: work_dirs/demo; with --data work_dirs/demo-<its name>)
-#          --epochs N    of pretraining (default: 12)
+#          --epochs N    of pretraining (default: 12; with --data 30)
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-DATA="" DAVIS="" COCO="" ADE20K="" OUT="" EPOCHS=12
+DATA="" DAVIS="" COCO="" ADE20K="" OUT="" EPOCHS=""
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$HERE/demo.sh"; }
 fail() { echo "error: $* (tools/demo.sh --help)" >&2; exit 2; }
 while [ $# -gt 0 ]; do
@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
         *) fail "unknown option $1" ;;
     esac
 done
+[ -n "$EPOCHS" ] || EPOCHS=$([ -n "$DATA" ] && echo 30 || echo 12)
 [[ "$EPOCHS" =~ ^[1-9][0-9]*$ ]] || fail "--epochs $EPOCHS: give a whole number from 1"
 if [ -n "$DATA" ] && [ -z "$DAVIS" ]; then fail "--data needs --davis beside it"; fi
 for option in "--davis $DAVIS" "--coco $COCO" "--ade20k $ADE20K"; do
@@ -41,12 +42,12 @@ source "$HERE/_env.sh"
 started=$(date +%s)
 step() { printf '\n\033[1m== %s\033[0m  (%d min %02d s)\n' "$1" $((($(date +%s) - started) / 60)) $((($(date +%s) - started) % 60)); }
 
-SHORT_SIDE=480
+SHORT_SIDE=480 RECIPE=mini WARMUP=$((EPOCHS > 1))
 if [ -z "$DATA" ]; then
     step "toy world"
     "$PYTHON" "$ROOT/tools/toy_data.py" --out "$OUT/data"
     DATA="$OUT/data/images" DAVIS="$OUT/data/DAVIS" COCO="$OUT/data/coco" ADE20K="$OUT/data/ade20k"
-    SHORT_SIDE=192
+    SHORT_SIDE=192 RECIPE=toy WARMUP=$((EPOCHS / 6))
 fi
 
 METHODS=(random dino selfpatch moby)
@@ -54,10 +55,10 @@ pretrain() { # name, config, options: the newest checkpoint says whether there i
     "$PYTHON" -m selfpatch.pretrain.train "$2" --data "$DATA" --work-dir "$OUT/$1" "${@:3}"
 }
 step "untrained network"
-pretrain random selfpatch_toy --untrained
+pretrain random "selfpatch_$RECIPE" --untrained
 for method in dino selfpatch moby; do
     step "pretraining $method"
-    pretrain "$method" "${method}_toy" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$((EPOCHS / 6))"
+    pretrain "$method" "${method}_$RECIPE" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$WARMUP"
 done
 
 evaluate() { # task, method, options
@@ -69,7 +70,7 @@ for method in "${METHODS[@]}"; do
     evaluate davis "$method" --data "$DAVIS" --short-side "$SHORT_SIDE"
     masks+=("$method=$OUT/eval/davis-$method/masks")
 done
-compare() { "$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline DINO; }
+compare() { "$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline Random; }
 if [ -n "$COCO$ADE20K" ]; then
     step "comparison so far" # the next step compiles mmcv's operators, if nothing has before
     compare
