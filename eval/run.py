@@ -182,6 +182,7 @@ def _record(
         metrics=metrics,
         notes=[*result.notes, *(f"{name} has no value" for name in result.metrics if name not in metrics)],
         findings=list(dataset.findings),
+        kept=result.kept,
     )
 
 

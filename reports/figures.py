@@ -60,16 +60,15 @@ class Plot:
         write_text(f"{path}.csv", self.data.to_csv(index=False))
 
 
-def table_plots(table: Table, colours: Mapping[str, str]) -> tuple[list[Plot], list[str]]:
-    """The plots of a comparison, and what could not be drawn."""
+def table_plots(table: Table, scored: Mapping[Row, Mapping[str, float]], colours: Mapping[str, str]) -> list[Plot]:
+    """The plots of a comparison whose rows have these values of their units."""
     made = [Plot(column, plots.bars(table, column, colours), bar_data(table, column)) for column in table.headline]
     made += [plot for column in table.headline if (plot := efficiency_plot(table, column, colours))]
-    scored, notes = scores_of_units(table)
     several = table.shows_epochs
     lengths = {(row.arch, row.epochs) for row in table.rows if row.epochs > 0}
     for arch, epochs in sorted(lengths) or sorted({(row.arch, 0) for row in table.rows}):
         made += unit_plots(table, arch, epochs, scored, colours, f"{arch}{length_text(epochs) * several}")
-    return made, notes
+    return made
 
 
 def bar_data(table: Table, column: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from selfpatch.reports.figures import Plot
+from selfpatch.pretrain.files import atomic_path
+from selfpatch.reports.figures import Plot, slug
+from selfpatch.reports.pictures import Picture
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet
 from selfpatch.reports.tables import Table
@@ -25,6 +27,8 @@ class Section:
     records: list[Record]
     plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    units: Sheet | None = None
+    pictures: list[Picture] = field(default_factory=list)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def render_page(
     records: Sequence[Record],
     made: str,
     colours: Mapping[str, str],
+    place: Callable[[str, bytes], str],
 ) -> str:
     """The page as text.
 
@@ -63,9 +68,9 @@ def render_page(
         records: what it was all made from.
         made: the date to show.
         colours: of each method, by its name in a table's first column.
+        place: puts a picture of this name somewhere and gives its address: :func:`embed` or :func:`keep`.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["png"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         overview=overview,
@@ -77,8 +82,22 @@ def render_page(
         made=made,
         lines_of=lines_of,
         colours=colours,
+        place=place,
+        slug=slug,
         cards={section.table.short: f"card-{i}" for i, (section, *_) in enumerate(sections)},
     )
+
+
+def embed(name: str, picture: bytes) -> str:
+    """The address of a picture that lies in the page itself."""
+    return f"data:image/{name.rpartition('.')[2]};base64,{base64.b64encode(picture).decode()}"
+
+
+def keep(folder: Path, name: str, picture: bytes) -> str:
+    """The address of a picture that is written into a folder beside the page."""
+    with atomic_path(folder / name) as temporary:
+        temporary.write_bytes(picture)
+    return f"{folder.name}/{name}"
 
 
 def lines_of(value: Any) -> list[str]:

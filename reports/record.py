@@ -63,12 +63,14 @@ class Evaluation:
         units: arrays per object and frame, or per image, from which the metrics can be computed again.
         notes: what a reader of the figures should know, such as objects that were lost.
         earlier_seconds: that stopped runs spent on what this one went on from.
+        kept: folders of what pictures behind the figures are made from ("images", "truth", "masks").
     """
 
     metrics: dict[str, float]
     units: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     earlier_seconds: float = 0.0
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 class Record(BaseModel):
@@ -107,6 +109,7 @@ class Record(BaseModel):
     units: str | None = None  # the name of an .npz beside the record: what a paired bootstrap needs
     notes: list[str]  # what a reader of the figures should know
     findings: list[str] = []  # what was odd in the data
+    kept: dict[str, str] = {}  # folders of what pictures are made from: "images", "truth", "masks"
     path: Path | None = Field(None, exclude=True)  # where it was read from
 
     @model_validator(mode="before")

@@ -21,7 +21,7 @@ from selfpatch.reports import ablation, plots
 from selfpatch.reports.bootstrap import Progress as Callback
 from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs
 from selfpatch.reports.exports import bootstrap_frame, check_parquet, comparison_csv, write_frames
-from selfpatch.reports.figures import VECTOR, Plot, ablation_plots, slug, table_plots
+from selfpatch.reports.figures import VECTOR, Plot, ablation_plots, scores_of_units, slug, table_plots
 from selfpatch.reports.frames import (
     load_published,
     load_records,
@@ -30,8 +30,9 @@ from selfpatch.reports.frames import (
     records_frame,
     scored_records,
 )
-from selfpatch.reports.html import Section, render_page
+from selfpatch.reports.html import Section, embed, keep, render_page
 from selfpatch.reports.latex import document
+from selfpatch.reports.pictures import pictures_of, unit_sheet
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet, to_markdown, to_rich
 from selfpatch.reports.tables import (
@@ -111,7 +112,10 @@ def main(argv: Sequence[str]) -> None:
         made = datetime.datetime.now().isoformat(sep=" ", timespec="minutes")
         shades = plots.method_colours(row.method for table in tables for row in table.rows)
         colours = {row.label: shades[row.method] for table in tables for row in table.rows}
-        page = render_page(report.overview, report.sections, report.ablations, report.published, records, made, colours)
+        place = partial(keep, out / "assets") if args.assets else embed
+        page = render_page(
+            report.overview, report.sections, report.ablations, report.published, records, made, colours, place
+        )
         write_text(out / "report.html", page)
         written.insert(0, "report.html")
     print_report(report)
@@ -128,6 +132,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--sweep", action="append", default=[], help="a sweep.json for ablation tables; may be repeated"
     )
     parser.add_argument("--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html")
+    parser.add_argument("--assets", action="store_true", help="put the page's pictures into a folder beside it")
     parser.add_argument(
         "--also", action="append", default=[], choices=("parquet", *VECTOR), help="a further format; may be repeated"
     )
@@ -151,8 +156,12 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
         section = Section(table, [record for row in table.rows for record in table.records[row]])
         table.differences, section.notes = bootstrap(pairs(table))
         table.notes += remarks(table)
-        section.plots, undrawn = table_plots(table, colours)
-        section.notes += undrawn
+        scored, unread = scores_of_units(table)
+        section.plots = table_plots(table, scored, colours)
+        section.pictures, undrawn = pictures_of(table, scored)
+        links = {one.name: f"#{slug(f'{table.short} {one.name}')}" for one in section.pictures}
+        section.units = unit_sheet(table, scored, links)
+        section.notes += [*unread, *undrawn]
         sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
     for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
         one.differences, _ = bootstrap(ablation.pairs(one))

@@ -309,8 +309,9 @@ def _protocol(settings: Propagation) -> Protocol:
 def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out: Path) -> Evaluation:
     """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame."""
     lost, earlier = propagate_all(backbone, dataset.videos, out, settings.on(backbone), anew=settings.force)
+    truth = settings.data / "Annotations" / settings.resolution
     scores = score_folder(
-        settings.data / "Annotations" / settings.resolution,
+        truth,
         out / "masks",
         [video.name for video in dataset.videos],
         workers=os.cpu_count() or 1,
@@ -319,4 +320,6 @@ def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out:
     write_text(out / "scores.csv", scores.to_csv())
     notes = [lost_line(name, objects) for name, objects in lost.items() if objects]
     units = scores.units()
-    return Evaluation(VIDEO.evaluate(units), units, notes, earlier)
+    kept = {"images": dataset.root / "JPEGImages" / settings.resolution, "truth": truth, "masks": out / "masks"}
+    kept = {name: str(folder.resolve()) for name, folder in kept.items()}
+    return Evaluation(VIDEO.evaluate(units), units, notes, earlier, kept)
