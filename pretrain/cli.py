@@ -6,10 +6,13 @@ import argparse
 import io
 import os
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+STDOUT = 1  # file descriptor
 LAUNCHED = "SELFPATCH_LAUNCHED"  # environment: set where the launcher of this process tells why it ended
 
 
@@ -29,12 +32,12 @@ class ProcessError(Exception):
     """A process that this one started has failed.
 
     Args:
-        told: what the user is shown, as it is.
+        message: what the user is shown, as it is.
         status: the exit status of this process.
     """
 
-    def __init__(self, told: str, status: int) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
         self.status = status
 
 
@@ -100,19 +103,32 @@ def run_command(
         from torch.distributed.elastic.multiprocessing.errors import record
 
         main = record(main)  # the launcher reads there what it tells once for all processes
+    message = ""
     try:
-        sys.exit(main(argv) or 0)
+        status = main(argv) or 0
+    except SystemExit as end:  # argparse's, after --help
+        status = end.code
     except UserError as error:
         debug = "--debug" in argv
-        told, status = (traceback.format_exc() if debug else f"error: {error}\n"), 1 if debug else 2
+        message, status = (traceback.format_exc() if debug else f"error: {error}\n"), 1 if debug else 2
     except ProcessError as error:
-        told, status = str(error), error.status
+        message, status = str(error), error.status
     except KeyboardInterrupt:
-        told, status = f"stopped: {interrupted}\n", 130
-    except Exception:
-        if LAUNCHED not in os.environ:
+        message, status = f"stopped: {interrupted}\n", 130
+    except Exception as error:
+        closed = isinstance(error, BrokenPipeError) and _nobody_reads()
+        if LAUNCHED not in os.environ and not closed:
             raise
-        told, status = "", 1
+        status = 128 + signal.SIGPIPE if closed else 1
     if LAUNCHED not in os.environ:
-        sys.stderr.write(told)
+        sys.stderr.write(message)
+    if _nobody_reads():  # what the interpreter has yet to write goes nowhere, without a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
     sys.exit(status)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of this process's output, such as ``head``, has gone."""
+    output = select.poll()
+    output.register(STDOUT, 0)  # errors are always reported
+    return any(event & select.POLLERR for _, event in output.poll(0))

@@ -11,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook, RuntimeInfoHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import CropDataset, allowed_unreadable, list_of
 from selfpatch.pretrain.method import Method
-from selfpatch.pretrain.runner import last_good
+from selfpatch.pretrain.runner import last_good, unwrapped
 
 
 def method_of(runner: Runner) -> Method:
     """The method that the runner trains, out of its DDP wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrapped(runner.model)
 
 
 class SetStep(Hook):
@@ -43,7 +42,7 @@ class SetStep(Hook):
         decayed, spared = runner.optim_wrapper.optimizer.param_groups
         decayed["lr"] = spared["lr"] = step.lr
         decayed["weight_decay"] = step.weight_decay
-        runner.optim_wrapper.held = method.frozen_at_first() if step.last_layers_frozen else []
+        runner.optim_wrapper.frozen = method.frozen_at_first() if step.last_layers_frozen else []
         method.set_step(runner.seed, runner.iter, step)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfpatch.pretrain.augment import MultiCrop
 from selfpatch.pretrain.data import open_images
 from selfpatch.pretrain.method import Method
-from selfpatch.pretrain.optim import PretrainOptimWrapper, parameter_groups
+from selfpatch.pretrain.optim import optimiser_of
 from selfpatch.pretrain.schedules import Step
 
 BF16_PEAK = {  # dense bf16 products a second, by the vendors' data sheets; a card's name holds the key
@@ -39,13 +39,7 @@ def random_crops(config: Config, batch: int) -> list[Tensor]:
 
 def training_step(method: Method, config: Config, batch: int) -> Callable[[], Tensor]:
     """A whole step of a method on its device, from crops in host memory to the moved teacher; it gives the loss."""
-    adamw = {"lr": 1e-6, "betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
-    wrapper = PretrainOptimWrapper(
-        torch.optim.AdamW(parameter_groups(method), weight_decay=0.04, **adamw),
-        clip=config.optimizer.clip,
-        per_parameter=config.optimizer.clip_per_parameter,
-        precision=config.precision,
-    )
+    wrapper = optimiser_of(method, config, lr=1e-6)
     crops = random_crops(config, batch)
     method.set_step(config.seed, 0, Step(lr=1e-6, weight_decay=0.04, momentum=0.996, teacher_temp=0.04))
 

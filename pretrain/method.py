@@ -117,7 +117,7 @@ class Method(BaseModel):
         return getattr(self, self.downstream)["backbone"]
 
     @property
-    def beside(self) -> list[str]:
+    def left_out(self) -> list[str]:
         """Patterns of the state's names outside the backbones: what downstream tasks leave out of a checkpoint."""
         patterns = set()
         for name in self.state_dict():

@@ -1,11 +1,9 @@
-"""The optimiser: two parameter groups, gradients clipped one parameter at a time, last layers held at first."""
+"""The optimiser: two parameter groups, gradients clipped one parameter at a time, last layers frozen at first."""
 
 from __future__ import annotations
 
 import torch
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.config import Config
 from torch import nn
 
 from selfpatch.pretrain.runner import PreciseOptimWrapper
@@ -23,9 +21,8 @@ def parameter_groups(module: nn.Module) -> list[dict]:
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 
-@OPTIM_WRAPPERS.register_module()
 class PretrainOptimWrapper(PreciseOptimWrapper):
-    """Clips gradients as the method's paper does, and removes those of parameters that are held.
+    """Clips gradients as the method's paper does, and removes those of :attr:`frozen` parameters.
 
     Args:
         clip: the largest gradient norm; None for no clipping.
@@ -36,36 +33,28 @@ class PretrainOptimWrapper(PreciseOptimWrapper):
     def __init__(self, *args, clip: float | None = None, per_parameter: bool = True, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.clip, self.per_parameter = clip, per_parameter
-        self.held: list[nn.Parameter] = []
+        self.frozen: list[nn.Parameter] = []
         self.grad_norm = 0.0  # of the last step, before clipping, over all parameters
 
     def step(self, **kwargs) -> None:
-        """Clip, drop what is held (no gradient: no update, no decay, no state), then step."""
+        """Clip, drop what is frozen (no gradient: no update, no decay, no state), then step."""
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
-        total = norms.norm()
-        self.grad_norm = total
+        self.grad_norm = norms.norm()
         if self.clip is not None:
-            factors = (self.clip / ((norms if self.per_parameter else total.expand_as(norms)) + 1e-6)).clamp(max=1)
+            clipped = norms if self.per_parameter else self.grad_norm.expand_as(norms)
+            factors = (self.clip / (clipped + 1e-6)).clamp(max=1)
             torch._foreach_mul_(gradients, list(factors.unbind()))
-        for parameter in self.held:
+        for parameter in self.frozen:
             parameter.grad = None
         self.optimizer.step(**kwargs)
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class TwoGroupConstructor:
-    """Builds :class:`PretrainOptimWrapper` over AdamW with :func:`parameter_groups`.
+def optimiser_of(method: nn.Module, config: Config, lr: float) -> PretrainOptimWrapper:
+    """AdamW over :func:`parameter_groups` of a method, by the sections ``optimizer`` and ``precision`` of its config.
 
     Two groups, not one per parameter as mmengine makes them: only then are fused kernels fast.
     """
-
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        self.config = {key: value for key, value in optim_wrapper_cfg.items() if key != "optimizer"}
-        self.optimizer = {key: value for key, value in optim_wrapper_cfg["optimizer"].items() if key != "type"}
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The wrapper for ``model``."""
-        model = model.module if is_model_wrapper(model) else model
-        optimizer = torch.optim.AdamW(parameter_groups(model), **self.optimizer)
-        return OPTIM_WRAPPERS.build(self.config, default_args={"optimizer": optimizer})
+    own = config.optimizer
+    adamw = torch.optim.AdamW(parameter_groups(method), lr=lr, betas=tuple(own.betas), eps=own.eps, fused=True)
+    return PretrainOptimWrapper(adamw, clip=own.clip, per_parameter=own.clip_per_parameter, precision=config.precision)

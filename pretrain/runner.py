@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import master_only
@@ -17,7 +18,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
 from selfpatch.pretrain.checkpoint import load_file, plain, point_to, save_file
@@ -30,7 +30,11 @@ ENVIRONMENT = {"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}}
 CHATTER = ("Hooks will be executed", "Distributed training is not used")
 
 
-@OPTIM_WRAPPERS.register_module()
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, out of its DDP wrapper."""
+    return model.module if is_model_wrapper(model) else model
+
+
 class PreciseOptimWrapper(OptimWrapper):
     """An OptimWrapper whose forward pass runs under ``precision``: "fp32", or "bf16" autocast on CPU and GPU alike."""
 
@@ -46,7 +50,6 @@ class PreciseOptimWrapper(OptimWrapper):
             yield
 
 
-@RUNNERS.register_module()
 class SafeRunner(Runner):
     """A Runner that reads checkpoints safely and strictly, and writes them atomically.
 
@@ -60,7 +63,7 @@ class SafeRunner(Runner):
         """Load weights strictly; :class:`UserError` names keys that do not match."""
         checkpoint = load_file(filename, unsafe=self.unsafe_load)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrapped(self.model)
         try:
             model.load_state_dict(checkpoint["state_dict"], strict=strict)
         except (RuntimeError, KeyError) as error:
@@ -76,14 +79,14 @@ class SafeRunner(Runner):
         self,
         out_dir: str,
         filename: str,
-        meta: dict | None = None,
+        meta: dict[str, Any] | None = None,
         by_epoch: bool = True,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         **_,
     ) -> None:
         """Write the state of the run, atomically, as something that a safe load opens."""
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrapped(self.model)
         # hooks run before the loop counts the epoch (or iteration) that has just ended
         counts = {
             "epoch": self.epoch + int(by_epoch),
@@ -102,6 +105,12 @@ class SafeRunner(Runner):
             checkpoint["param_schedulers"] = plain([scheduler.state_dict() for scheduler in self.param_schedulers])
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_file(checkpoint, Path(out_dir) / filename)
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | Callable[[torch.nn.Module], OptimWrapper]):
+        """The optimiser; a function makes it of the model."""
+        if isinstance(optim_wrapper, OptimWrapper):
+            return optim_wrapper
+        return optim_wrapper(unwrapped(self.model))
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
         """As mmengine's, but on CPU DDP must not be told a device."""
@@ -128,7 +137,6 @@ class SafeRunner(Runner):
 STEADIER = "a lower learning rate or fp32 may keep it finite"
 
 
-@HOOKS.register_module()
 class KeepCheckpoints(Hook):
     """Saves the run every ``interval`` epochs (or iterations) and at the end, and keeps the last ``keep`` files.
 
@@ -139,7 +147,7 @@ class KeepCheckpoints(Hook):
         interval: epochs or iterations between checkpoints.
         by_epoch: which of the two.
         keep: how many ``epoch_<n>.pth`` (``iter_<n>.pth``) stay.
-        meta: gives what the metadata holds beside epoch, iteration and seed.
+        meta: what the metadata holds beside epoch, iteration and seed.
         advice: what a user is told to do about a state that is not finite.
     """
 
@@ -150,9 +158,9 @@ class KeepCheckpoints(Hook):
         interval: int,
         by_epoch: bool = True,
         keep: int = 1,
-        meta: Callable[[Runner], dict] | None = None,
+        meta: dict[str, Any] | None = None,
         advice: str = STEADIER,
-    ):
+    ) -> None:
         self.interval, self.by_epoch, self.keep, self.meta, self.advice = interval, by_epoch, keep, meta, advice
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -171,7 +179,7 @@ class KeepCheckpoints(Hook):
         if broken:
             raise UserError(f"{broken[0]} is not finite {last_good(runner)}; {self.advice}")
         folder = Path(runner.work_dir)
-        runner.save_checkpoint(folder, name, meta=self.meta(runner) if self.meta else {}, by_epoch=self.by_epoch)
+        runner.save_checkpoint(folder, name, meta=self.meta, by_epoch=self.by_epoch)
         point_to(folder / name, folder / "checkpoint.pth")
         kind = name.split("_")[0]
         saved = sorted(folder.glob(f"{kind}_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
@@ -180,7 +188,6 @@ class KeepCheckpoints(Hook):
         runner.logger.log(logging.INFO, "saved %s", folder / name)
 
 
-@HOOKS.register_module()
 class StopWhenNotFinite(Hook):
     """Stops the run at the first loss that is not finite; the last checkpoint stays as it is.
 

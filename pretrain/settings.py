@@ -80,7 +80,7 @@ def check(model_class: type[Model], values: Mapping[str, Any], prefix: str = "",
     if not isinstance(values, Mapping):
         keys = ", ".join(model_class.model_fields)
         raise UserError(f"{prefix.rstrip('.')}={values!r}: expected several keys ({keys})")
-    return _validated(model_class, values, what, lambda key: f"{prefix}{key}", lambda key, value: f"{key}={value!r}")
+    return _validated(model_class, values, what, prefix)
 
 
 def arguments(called: Callable, skip: Sequence[str] = ()) -> type[Settings]:
@@ -104,8 +104,7 @@ def optional(model_class: type[Settings], name: str) -> type[Settings]:
     fields = {}
     for key, field in model_class.model_fields.items():
         if field.description is not None:
-            own = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            fields[key] = (own | None, Field(None, description=field.description))
+            fields[key] = (_hint(field) | None, Field(None, description=field.description))
     return create_model(name, __base__=Settings, __doc__=f"What may overrule a {model_class.__name__}.", **fields)
 
 
@@ -132,9 +131,7 @@ def from_options(settings_class: type[Model], namespace: argparse.Namespace) -> 
         UserError: one of them is impossible.
     """
     values = {name: getattr(namespace, name) for name in settings_class.model_fields if hasattr(namespace, name)}
-    return _validated(
-        settings_class, values, "option", option, lambda key, value: f"{key} {_text(value)}", as_text=True
-    )
+    return _validated(settings_class, values, "option", as_text=True)
 
 
 def option(name: str) -> str:
@@ -164,20 +161,21 @@ def as_json(settings: Settings, fields_of: type[Settings] | None = None) -> dict
 
 
 def _validated(
-    model_class: type[Model],
-    values: Mapping[str, Any],
-    what: str,
-    named: Callable[[str], str],
-    given: Callable[[str, Any], str],
-    as_text: bool = False,
+    model_class: type[Model], values: Mapping[str, Any], what: str, prefix: str = "", as_text: bool = False
 ) -> Model:
-    """The settings, or a UserError: ``named`` gives a key as a user writes it, ``given`` a key with its value."""
+    """The settings, or a UserError that names the key as a user writes it: in a config, or ``as_text`` as an option."""
     try:
         return model_class.model_validate(dict(values), strict=not as_text)
     except ValidationError as error:
         order = ("extra_forbidden", "missing")  # a misspelt key is also missing: name it as the user wrote it
         first = min(error.errors(), key=lambda e: order.index(e["type"]) if e["type"] in order else len(order))
-    key = str(first["loc"][0]) if first["loc"] else ""
+
+    def named(key: str) -> str:
+        return option(key) if as_text else f"{prefix}{key}"
+
+    if not first["loc"]:  # a check of several fields together
+        raise UserError(str(first["ctx"]["error"]))
+    key = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         known = list(model_class.model_fields)
         near = difflib.get_close_matches(key, known, n=1)
@@ -186,14 +184,16 @@ def _validated(
     if first["type"] == "missing" and len(first["loc"]) == 1:  # not a number of a tuple
         raise UserError(f"there is no {what} {named(key)}: it must be given")
     if first["type"] == "value_error":
-        raise UserError(
-            f"{given(named(key), values[key])}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
-        )
-    field = model_class.model_fields[key]
-    wanted = _wanted(
-        first, Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, as_text
-    )
-    raise UserError(f"{given(named(key), values[key])}: {wanted}")
+        wanted = first["ctx"]["error"]
+    else:
+        wanted = _wanted(first, _hint(model_class.model_fields[key]), as_text)
+    given = f" {_text(values[key])}" if as_text else f"={values[key]!r}"
+    raise UserError(f"{named(key)}{given}: {wanted}")
+
+
+def _hint(field: FieldInfo) -> Any:
+    """A field's type with its limits."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _wanted(error: Mapping[str, Any], hint: Any, as_text: bool) -> str:

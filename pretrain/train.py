@@ -15,7 +15,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
-from selfpatch.pretrain import data, hooks, optim  # noqa: F401 - optim registers what the Runner builds
+from selfpatch.pretrain import data, hooks
 from selfpatch.pretrain.augment import is_local
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -23,12 +23,9 @@ from selfpatch.pretrain.config import CONFIGS, ConfigOptions, load_config, metho
 from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.pretrain.launch import check_gpus, run_processes, start_distributed
 from selfpatch.pretrain.method import Method
+from selfpatch.pretrain.optim import optimiser_of
 from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, read_meta
-from selfpatch.pretrain.runner import (
-    ENVIRONMENT,
-    KeepCheckpoints,
-    SafeRunner,
-)
+from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, SafeRunner
 
 INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
@@ -121,7 +118,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
         "method": method.display_name,
         "arch": method.backbone.arch,
         "downstream": method.downstream,
-        "beside": method.beside,
+        "left_out": method.left_out,
         "config": config.to_dict(),
         "train_data": Path(config.data.root).resolve().name,
         "versions": versions,
@@ -130,7 +127,7 @@ def checkpoint_meta(method: Method, config: Config) -> dict:
 
 def checkpoint_hooks(config: Config, meta: dict) -> list[KeepCheckpoints]:
     """What saves the run: every few epochs, and within an epoch if the config says so."""
-    given = {"meta": lambda _: meta, "advice": STEADIER}
+    given = {"meta": meta, "advice": STEADIER}
     by_epoch = KeepCheckpoints(config.checkpoint.interval, keep=config.checkpoint.keep, **given)
     iterations = config.checkpoint.get("iterations", 0)
     return [*([KeepCheckpoints(iterations, by_epoch=False, **given)] if iterations else []), by_epoch]
@@ -179,20 +176,12 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         options = {} if config.compile is True else {"backend": config.compile}
         method.student["backbone"].compile(**options)  # in place: the names in checkpoints stay as they are
 
-    adamw = {"lr": schedule.base_lr, "betas": tuple(config.optimizer.betas), "eps": config.optimizer.eps, "fused": True}
     runner = SafeRunner(
         model=method,
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": config.schedule.epochs},
-        optim_wrapper={
-            "type": "PretrainOptimWrapper",
-            "constructor": "TwoGroupConstructor",
-            "optimizer": {"type": "AdamW", **adamw},
-            "clip": config.optimizer.clip,
-            "per_parameter": config.optimizer.clip_per_parameter,
-            "precision": config.precision,
-        },
+        optim_wrapper=optimiser_of(method, config, schedule.base_lr),
         default_hooks={
             "runtime_info": hooks.ReadLosses(config.log_interval, STEADIER),
             "logger": {"type": "LoggerHook", "interval": config.log_interval},

@@ -76,7 +76,8 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
         raise UserError(_unknown(path, tensors))
     which, inner = _network(path, family, which, tensors, meta)
     # our own checkpoints list the parts of their method themselves: a new method needs no entry here
-    beside = (*(f"{p}*" for p in family.networks.values() if p != inner), *family.left_out, *meta.get("beside", ()))
+    own = meta.get("left_out", meta.get("beside", ()))  # its former name
+    beside = (*(f"{p}*" for p in family.networks.values() if p != inner), *family.left_out, *own)
     within_left_out = family.backbone_left_out
     if family.mmdet and not meta.get("arch", {}).get("final_norm", True):
         within_left_out = (*within_left_out, "norm3.*")  # fresh there, as the other stages' norms are

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.runner import unwrapped
 
 
 def base_stride(patch: int) -> int:
@@ -141,8 +141,10 @@ class SelfPatchPyramid(nn.Module):
         self.scales = nn.ModuleList(scales)
         self.one_stride = strides[0] if len(set(strides)) == 1 else None
 
-        self.still = [self.encoder] if frozen else self.encoder.first_parts(frozen_blocks) if frozen_blocks else []
-        for part in [*self.still, *self.encoder.unused_parts(self.taps, tap_norm)]:
+        self.frozen_parts = (
+            [self.encoder] if frozen else self.encoder.first_parts(frozen_blocks) if frozen_blocks else []
+        )
+        for part in [*self.frozen_parts, *self.encoder.unused_parts(self.taps, tap_norm)]:
             part.requires_grad_(False)
         self.train()
 
@@ -157,7 +159,7 @@ class SelfPatchPyramid(nn.Module):
     def train(self, mode: bool = True) -> SelfPatchPyramid:
         """Training mode for what trains."""
         super().train(mode)
-        for part in self.still:
+        for part in self.frozen_parts:
             if isinstance(part, nn.Module):
                 part.eval()  # no drop path where nothing adapts to it
         return self
@@ -181,7 +183,6 @@ class SelfPatchPyramid(nn.Module):
         return tuple(scale(level).contiguous() for scale, level in zip(self.scales, maps))
 
 
-@HOOKS.register_module()
 class CertifyBackbone(Hook):
     """Proves, right before the first iteration, that the model that trains holds the checkpoint's weights."""
 
@@ -189,7 +190,7 @@ class CertifyBackbone(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the certificate, unless the run goes on from weights that have already been trained."""
-        backbone = (runner.model.module if is_model_wrapper(runner.model) else runner.model).backbone
+        backbone = unwrapped(runner.model).backbone
         if runner.iter == 0 or backbone.frozen:
             backbone.certify()
             for line in backbone.loaded.certificate:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,18 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.dense.image_stream import Batches, Images, ImageStream, Loader
-from selfpatch.eval.dense.pyramid import SelfPatchPyramid
+from selfpatch.eval.dense.pyramid import CertifyBackbone
 from selfpatch.eval.dense.recipe import Recipe, RunSettings
 from selfpatch.pretrain import launch
-from selfpatch.pretrain import runner as running
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
+from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, PreciseOptimWrapper, SafeRunner, StopWhenNotFinite
 
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
 DIVERGED = "the same command goes on from there; with a lower --lr or --precision fp32 it trains anew"
@@ -125,7 +125,7 @@ def train_and_test(plan: Plan, out: Path, settings: RunSettings) -> bool:
     folder = plan.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     launch.start_distributed(settings.launcher)
-    with held(folder) if is_main_process() else contextlib.nullcontext():
+    with locked(folder) if is_main_process() else contextlib.nullcontext():
         if processes > 1 and not torch.cuda.is_available():
             images = plan.recipe.batch_size // processes
             print(f"warning: no SyncBN on CPU: batch norms see {images} images, not the batch")
@@ -151,56 +151,38 @@ def _share_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class FewGroups:
-    """Builds AdamW with few groups: norms, position embeddings and tokens do not decay; the encoder may learn slower.
+def optimiser_of(model: nn.Module, recipe: Recipe, parts: int) -> PreciseOptimWrapper:
+    """AdamW with few groups: norms, position embeddings and tokens do not decay; the encoder may learn slower.
 
-    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels. The config's
-    ``backbone_lr`` is the share of the learning rate that the checkpoint's weights get.
+    mmengine's own constructor makes a group for each parameter, which costs the fused and foreach kernels.
     """
-
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        self.config = optim_wrapper_cfg
-
-    def __call__(self, model: nn.Module) -> running.PreciseOptimWrapper:
-        model = model.module if is_model_wrapper(model) else model
-        options = dict(self.config)
-        adamw, share = options.pop("optimizer"), options.pop("backbone_lr", 1.0)
-        norms = {
-            id(p)
-            for module in model.modules()
-            if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase))
-            for p in module.parameters()
-        }
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                kept = id(parameter) in norms or name.rpartition(".")[2] in UNDECAYED
-                lr = adamw["lr"] * (share if name.startswith("backbone.encoder.") else 1.0)
-                groups.setdefault((lr, 0.0 if kept else adamw["weight_decay"]), []).append(parameter)
-        parameters = [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
-        return running.PreciseOptimWrapper(torch.optim.AdamW(parameters, **adamw), **_rest(options))
-
-
-def _rest(options: dict) -> dict:
-    return {key: value for key, value in options.items() if key not in ("type", "constructor")}
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, _NormBase))
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = id(parameter) in norms or name.rpartition(".")[2] in UNDECAYED
+            lr = recipe.scaled_lr * (recipe.backbone_lr if name.startswith("backbone.encoder.") else 1.0)
+            groups.setdefault((lr, 0.0 if spared else recipe.weight_decay), []).append(parameter)
+    parameters = [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
+    adamw = torch.optim.AdamW(parameters, lr=recipe.scaled_lr, weight_decay=recipe.weight_decay)
+    return PreciseOptimWrapper(adamw, precision=recipe.precision, accumulative_counts=parts)
 
 
 def backbone_config(backbone: LoadedBackbone, recipe: Recipe, settings: RunSettings) -> dict[str, Any]:
     """The config of the pyramid over a loaded checkpoint by ``recipe``, for the ``backbone`` of a model's config."""
     names = ("taps", "tap_norm", "tap_layernorm", "drop_path", "frozen_blocks", "frozen")
     parameters = {name: getattr(recipe, name) for name in names}
-    return {
-        "type": SelfPatchPyramid.__name__,
-        "loaded": backbone,
-        "checkpointing": settings.checkpointing,
-        **parameters,
-    }
+    return {"type": "SelfPatchPyramid", "loaded": backbone, "checkpointing": settings.checkpointing, **parameters}
 
 
 def _runner(
     plan: Plan, folder: Path, settings: RunSettings, stream: ImageStream, iterations: int, hooks: tuple = ()
-) -> running.SafeRunner:
+) -> SafeRunner:
     recipe = plan.recipe
     workers = settings.workers if settings.workers is not None else 4 * torch.cuda.is_available()
     loading = {"num_workers": workers, "persistent_workers": workers > 0}
@@ -209,8 +191,8 @@ def _runner(
     tests = Images(_data_set(plan.test_data))
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and settings.launcher != "none" else {}
     often = min(settings.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
-    saving = {"type": "KeepCheckpoints", "interval": often, "by_epoch": False, "advice": DIVERGED}
-    runner = running.SafeRunner(
+    saving = KeepCheckpoints(often, by_epoch=False, advice=DIVERGED)
+    runner = SafeRunner(
         model=ConfigDict(plan.model),
         work_dir=str(folder),
         train_dataloader=Loader(stream, batch_sampler=batches, **loading),
@@ -220,14 +202,7 @@ def _runner(
             "seed": recipe.seed,
             "parts": settings.accumulate,
         },
-        optim_wrapper={
-            "type": "PreciseOptimWrapper",
-            "constructor": "FewGroups",
-            "backbone_lr": recipe.backbone_lr,
-            "precision": recipe.precision,
-            "accumulative_counts": settings.accumulate,
-            "optimizer": {"lr": recipe.scaled_lr, "weight_decay": recipe.weight_decay, "betas": (0.9, 0.999)},
-        },
+        optim_wrapper=partial(optimiser_of, recipe=recipe, parts=settings.accumulate),
         param_scheduler=recipe.schedulers(iterations),
         test_dataloader=Loader(tests, batch_size=1, sampler=DefaultSampler(tests, shuffle=False), **loading),
         test_cfg={},
@@ -237,7 +212,7 @@ def _runner(
             "checkpoint": None if hooks else saving,
             "sampler_seed": None,
         },
-        custom_hooks=list(hooks) or [{"type": "CertifyBackbone"}, {"type": "StopWhenNotFinite", "advice": DIVERGED}],
+        custom_hooks=list(hooks) or [CertifyBackbone(), StopWhenNotFinite(DIVERGED)],
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         randomness={"seed": recipe.seed},
@@ -247,7 +222,7 @@ def _runner(
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
         cfg=Config(synchronised),
         launcher=settings.launcher,
-        env_cfg=running.ENVIRONMENT,
+        env_cfg=ENVIRONMENT,
     )
     runner.unsafe_load = False  # what is read from here on is our own
     return runner
@@ -259,7 +234,7 @@ def _data_set(config: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a job's folder against other processes; the lock goes with this one, however it ends."""
     try:
         with FileLock(folder / "lock", timeout=0):

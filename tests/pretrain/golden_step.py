@@ -67,7 +67,7 @@ def take_step(recorded, rank: int = 0, world: int = 1, device: str = "cpu", prec
     groups = parameter_groups(method)
     groups[0]["weight_decay"] = step.weight_decay
     optimiser = PretrainOptimWrapper(torch.optim.AdamW(groups, lr=step.lr, fused=True), clip=3.0, precision=precision)
-    optimiser.held = method.frozen_at_first()
+    optimiser.frozen = method.frozen_at_first()
     method.set_step(0, 0, step)
     model = torch.nn.parallel.DistributedDataParallel(method) if world > 1 else method
 

@@ -24,7 +24,7 @@ from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.config import CONFIGS, load_config
 from selfpatch.pretrain.hooks import SetStep
-from selfpatch.pretrain.optim import TwoGroupConstructor
+from selfpatch.pretrain.optim import optimiser_of
 from selfpatch.pretrain.train import build_method, checkpoint_meta
 
 NAMES = sorted(path.stem for path in (CONFIGS / "pretrain").glob("*.py"))
@@ -80,9 +80,7 @@ def narrow(name: str):
 def trained(config):
     """The method after two optimisation steps on noise, as the runner's hooks take them; losses are finite."""
     method = build_method(config).train()
-    options = {"type": "PretrainOptimWrapper", "optimizer": {"type": "AdamW", "eps": config.optimizer.eps}}
-    clip = {"clip": config.optimizer.clip, "per_parameter": config.optimizer.clip_per_parameter}
-    wrapper = TwoGroupConstructor({**options, **clip, "precision": config.precision})(method)
+    wrapper = optimiser_of(method, config, lr=1e-3)
     hook = SetStep(method.schedule_class(2, 3, **config.schedule))
     views = sum(view.get("count", 1) for view in config.views.values())
     for iteration in range(2):

@@ -55,7 +55,7 @@ def test_a_held_parameter_is_not_even_decayed():
     wrapper = PretrainOptimWrapper(torch.optim.AdamW(parameter_groups(model), lr=0.1, weight_decay=0.5), clip=3.0)
     for parameter in model:
         parameter.grad = torch.ones_like(parameter)
-    wrapper.held = [model[0]]
+    wrapper.frozen = [model[0]]
     wrapper.step()
     assert torch.equal(model[0], torch.ones(2, 2))
     assert model[0] not in wrapper.optimizer.state

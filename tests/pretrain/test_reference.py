@@ -23,7 +23,7 @@ def test_two_steps_leave_the_same_losses_centres_and_weights(frozen):
     step = Step(lr=1e-3, weight_decay=0.1, momentum=0.9, teacher_temp=0.04, last_layers_frozen=frozen)
     adamw = {"lr": step.lr, "weight_decay": step.weight_decay}
     wrapper = PretrainOptimWrapper(torch.optim.AdamW(parameter_groups(ours), **adamw), clip=0.05)
-    wrapper.held = ours.frozen_at_first() if frozen else []
+    wrapper.frozen = ours.frozen_at_first() if frozen else []
     optimizer = torch.optim.AdamW(parameter_groups(plain), **adamw, foreach=False)
     for iteration in range(2):
         crops = [torch.randn(2, 3, 3, 64, 64), torch.randn(3, 3, 3, 48, 48)]

@@ -211,7 +211,8 @@ def test_every_config_builds_its_segmentor_for_the_data_and_learns(protocol, che
     model = MODELS.build(ConfigDict(ade20k.model_config(config, chosen, backbone, settings, len(NAMES))))
     model.init_weights()
     model.backbone.certify()
-    wrapper = training.FewGroups({"optimizer": {"lr": 1e-3, "weight_decay": 0.01}})(model)
+    rates = {"lr": 1e-3, "base_batch": chosen.batch_size, "backbone_lr": 1.0, "weight_decay": 0.01, "precision": "fp32"}
+    wrapper = training.optimiser_of(model, chosen.model_copy(update=rates), parts=1)
     images = DATASETS.build(
         seg.data_config(data, "training", NAMES, seg.train_pipeline(64, len(NAMES), config.augment))
     )

@@ -319,8 +319,8 @@ def test_every_config_builds_its_detector_for_the_data(protocol, checkpoints, da
     images = training._data_set(plan.train_data)
     assert images.metainfo["classes"] == NAMES
     assert {i["bbox_label"] for n in range(len(images)) for i in images.get_data_info(n)["instances"]} <= {0, 1, 2}
-    optimizer = {"lr": 1e-4, "weight_decay": 0.05}
-    wrapper = training.FewGroups({"optimizer": optimizer, "backbone_lr": 0.1})(model)
+    rates = {"lr": 1e-4, "base_batch": plan.recipe.batch_size, "backbone_lr": 0.1, "weight_decay": 0.05}
+    wrapper = training.optimiser_of(model, plan.recipe.model_copy(update=rates), parts=1)
     names = {id(p): n for n, p in model.named_parameters()}
     groups = [(g["lr"], g["weight_decay"], [names[id(p)] for p in g["params"]]) for g in wrapper.optimizer.param_groups]
     assert sorted(n for *_, own in groups for n in own) == sorted(
@@ -609,7 +609,7 @@ def test_weights_that_are_initialised_again_stop_the_run(checkpoints, data, shor
 
 def test_another_process_in_the_folder_is_noticed(trained, checkpoints, data, short):
     (folder,) = (trained / "out").iterdir()
-    with training.held(folder), pytest.raises(UserError, match="another process is at work"):
+    with training.locked(folder), pytest.raises(UserError, match="another process is at work"):
         run.main(command(checkpoints["vit"], data, short, trained, "--force"))
 
 
