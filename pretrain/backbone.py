@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         place: what an index of :meth:`forward_intermediates` counts: "block" or "stage".
         widths, strides: of the map that each place gives: its channels, and the pixels from one token to the next.
         default_out_indices: the places that feed a pyramid.
+        out_indices_fixed: whether a pyramid takes these alone, each with a norm of its own.
         default_index: the place whose tokens are compared in label propagation.
         final_norm_fits: whether the final norm is as wide as the tokens of every place.
         embed_dim, stride: width and stride of the patch tokens of :meth:`forward`.
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
     widths: Sequence[int]
     strides: Sequence[int]
     default_out_indices: tuple[int, ...]
+    out_indices_fixed = False
     default_index: int
     final_norm_fits: bool
     embed_dim: int

@@ -145,6 +145,7 @@ class Swin(Backbone):
     place = "stage"
     strides = tuple(PATCH * 2**i for i in range(STAGES))
     default_out_indices = tuple(range(STAGES))
+    out_indices_fixed = True
     default_index = 2  # stride 16, as most ViTs
     final_norm_fits = False  # it is as wide as the last stage alone
     patch_size = PATCH

@@ -55,14 +55,9 @@ def test_what_no_file_may_hold(path):
         assert not re.search(forbidden, text), forbidden
 
 
-# Larger than the house allows, and still to be cut; what is cut leaves this list.
-LARGE_FILES = {"tools/toy_data.py", "tools/toy_scene.py"}
-LARGE_FUNCTIONS = {"pretrain/train.py:train"}
-
-
 def test_a_file_is_read_in_one_sitting():
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
-    assert {name for name, count in lines.items() if count > 350} <= LARGE_FILES
+    assert not {name for name, count in lines.items() if count > 350}
 
 
 def test_a_function_is_seen_at_once():
@@ -72,7 +67,7 @@ def test_a_function_is_seen_at_once():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     }
-    assert {name for name, lines in functions.items() if lines > 60} <= LARGE_FUNCTIONS
+    assert not {name for name, lines in functions.items() if lines > 60}
 
 
 # --- who imports whom ------------------------------------------------------------------------------------------------

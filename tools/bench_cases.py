@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,12 +21,7 @@ PHOTOS = Path(os.environ.get("SELFPATCH_DATA", ROOT.parent / "shared" / "data"))
 PUBLISHED = os.environ.get("SELFPATCH_PUBLISHED")  # a checkout of DINO's code, by --published
 
 
-def reference(name: str, folder: Path = REFERENCE):
-    """A module of tests/reference, which is no package, or of another folder."""
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+sys.path.append(str(REFERENCE))  # whose modules are no package
 
 
 def timed(step, warmup: int, times: int) -> float:
@@ -61,7 +56,8 @@ def pretrain(plain: bool, precision: str = "fp32") -> tuple[float, list[float]]:
     adamw = {"lr": step.lr, "weight_decay": step.weight_decay}
     losses: list[float] = []
     if plain:
-        plain_step = reference("selfpatch_plain").plain_step
+        from selfpatch_plain import plain_step
+
         optimizer = torch.optim.AdamW(parameter_groups(method), **adamw, foreach=False)
 
         def take() -> None:
@@ -119,7 +115,8 @@ def moby(plain: bool) -> tuple[float, list[float]]:
     views = torch.randn(2, 16, 3, 224, 224)
     adamw = {"lr": 1e-3 * 16 / 512, "weight_decay": 0.05}
     if plain:
-        module = reference("moby_plain")
+        import moby_plain as module
+
         method = module.PlainMoBY(VisionTransformer("tiny"), total=100).train()
         optimizer = torch.optim.AdamW(parameter_groups(method), **adamw, foreach=False)
 
@@ -148,7 +145,8 @@ def propagation(plain: bool) -> tuple[float, list[float]]:
     frames = [base + 0.5 * torch.randn(30, 52, 384, generator=rng) for _ in range(14)]
     first = one_hot(torch.randint(0, 4, (30, 52), generator=rng))
     if plain:
-        propagate = reference("propagation_plain").propagate_video
+        from propagation_plain import propagate_video as propagate
+
         start = time.perf_counter()
         with torch.inference_mode():
             maps = propagate(frames, first)
@@ -173,7 +171,8 @@ def jf(plain: bool) -> tuple[float, list[float]]:
                 radius = np.hypot(y - 140 - 60 * number, x - 200 * number - 4 * t - offset)
                 mask[radius < 60 + 10 * number + 12 * np.sin(5 * angle + 0.3 * t)] = number
     if plain:
-        score = reference("jf_plain").score_sequence
+        from jf_plain import score_sequence as score
+
     else:
         from selfpatch.eval.measures.jf import score_sequence as score
     J, F = score(*masks)
@@ -196,7 +195,8 @@ def augmentation(plain: bool) -> tuple[float, list[float]]:
     cv2.setNumThreads(1)
     paths = photos()
     if plain:
-        crops = reference("augment_plain").ten_crops
+        from augment_plain import ten_crops as crops
+
     else:
         from selfpatch.pretrain.augment import MultiCrop
 
@@ -269,6 +269,7 @@ def video(side: str, precision: str = "float32") -> tuple[float, list[int]]:
 
 def plain_video(model: torch.nn.Module, clip, out: Path) -> None:
     """Frame after frame: read, encode, compare everything with everything, write."""
+    import propagation_plain as module
     from PIL import Image
 
     from selfpatch.eval.datasets.davis import write_mask
@@ -276,7 +277,7 @@ def plain_video(model: torch.nn.Module, clip, out: Path) -> None:
     from selfpatch.eval.measures.propagation import one_hot
     from selfpatch.eval.tasks.davis import Propagation, patch_tokens, shrink
 
-    module, settings = reference("propagation_plain"), Propagation()
+    settings = Propagation()
     given = np.array(Image.open(clip.masks[0]))
     preparation = FramePreparation(given.shape, settings.frame_size(*given.shape), settings.mean, settings.std)
     with torch.inference_mode():
@@ -290,15 +291,16 @@ def plain_video(model: torch.nn.Module, clip, out: Path) -> None:
 def published_video(model: torch.nn.Module, tree: Path, out: Path) -> None:
     """DINO's own script from the user's checkout, on the CPU; what it imports and does not need is left out."""
     import argparse
-    import sys
     import types
 
-    sys.path.insert(0, PUBLISHED)
     sys.modules["torchvision"] = torchvision = types.ModuleType("torchvision")
     sys.modules["torchvision.transforms"] = torchvision.transforms = types.ModuleType("transforms")
+    sys.path.insert(0, PUBLISHED)
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
-    script = reference("eval_video_segmentation", Path(PUBLISHED))
-    network = importlib.import_module("vision_transformer").vit_small(patch_size=16, num_classes=0).eval()
+    import eval_video_segmentation as script
+    import vision_transformer
+
+    network = vision_transformer.vit_small(patch_size=16, num_classes=0).eval()
     network.load_state_dict(model.state_dict())
     args = argparse.Namespace(output_dir=str(out), n_last_frames=7, size_mask_neighborhood=12, topk=5, patch_size=16)
     script.args = args

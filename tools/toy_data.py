@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -89,33 +89,23 @@ class Plan:
         return json.loads(json.dumps({"generator": GENERATOR, **asdict(self)}))
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What a worker writes on its own: an image with its annotation, or a whole sequence."""
 
     kind: str  # a key of KINDS; its first word names the writer, its second the split
     index: int
 
 
-def jobs_of(plan: Plan) -> list[Job]:
-    """All jobs of a plan, in the order in which their results are collected."""
-    return [Job(kind, i) for kind, (_, count) in KINDS.items() for i in range(getattr(plan, count))]
-
-
 # --- files of one job -------------------------------------------------------------------------------------
 
 
-def _save_jpeg(path: Path, image: np.ndarray) -> None:
+def _save(path: Path, image: np.ndarray, palette: tuple[int, ...] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, quality=92, subsampling=0)  # fine textures do not survive halved chroma
-
-
-def _save_mask(path: Path, mask: np.ndarray, palette: tuple[int, ...] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(mask)  # mode L
+    picture = Image.fromarray(image)
     if palette is not None:
-        picture.putpalette(palette)  # mode P
-    picture.save(path, compress_level=6)
+        picture.putpalette(palette)
+    # fine textures do not survive halved chroma
+    picture.save(path, **({"compress_level": 6} if path.suffix == ".png" else {"quality": 92, "subsampling": 0}))
 
 
 def _scene(plan: Plan, job: Job, size: tuple[int, int], frames: int = 1) -> Scene:
@@ -125,7 +115,7 @@ def _scene(plan: Plan, job: Job, size: tuple[int, int], frames: int = 1) -> Scen
 def write_image(root: Path, plan: Plan, job: Job) -> None:
     """One pretraining image."""
     frame = _scene(plan, job, plan.image_size).render(0)
-    _save_jpeg(root / "images" / "scenes" / f"{job.index:05d}.jpg", frame.image)
+    _save(root / "images" / "scenes" / f"{job.index:05d}.jpg", frame.image)
 
 
 def write_davis(root: Path, plan: Plan, job: Job) -> str:
@@ -134,8 +124,8 @@ def write_davis(root: Path, plan: Plan, job: Job) -> str:
     scene, palette = _scene(plan, job, plan.davis_size, plan.frames), davis_palette()
     for t in range(plan.frames):
         frame = scene.render(t)
-        _save_jpeg(root / "DAVIS/JPEGImages/480p" / name / f"{t:05d}.jpg", frame.image)
-        _save_mask(root / "DAVIS/Annotations/480p" / name / f"{t:05d}.png", frame.things, palette)
+        _save(root / "DAVIS/JPEGImages/480p" / name / f"{t:05d}.jpg", frame.image)
+        _save(root / "DAVIS/Annotations/480p" / name / f"{t:05d}.png", frame.things, palette)
     return name
 
 
@@ -163,7 +153,7 @@ def write_coco(root: Path, plan: Plan, job: Job) -> list[dict]:
     """One COCO image; returns its instances."""
     scene = _scene(plan, job, plan.scene_size)
     frame = scene.render(0)
-    _save_jpeg(root / "coco" / job.kind.split()[1] / f"{job.index + 1:012d}.jpg", frame.image)
+    _save(root / "coco" / job.kind.split()[1] / f"{job.index + 1:012d}.jpg", frame.image)
     return coco_instances(frame, [thing.kind for thing in scene.things])
 
 
@@ -172,8 +162,8 @@ def write_ade(root: Path, plan: Plan, job: Job) -> None:
     frame = _scene(plan, job, plan.scene_size).render(0)
     split = job.kind.split()[1]
     name = f"toy_{split}_{job.index:05d}"
-    _save_jpeg(root / "ade20k/images" / split / f"{name}.jpg", frame.image)
-    _save_mask(root / "ade20k/annotations" / split / f"{name}.png", frame.classes)
+    _save(root / "ade20k/images" / split / f"{name}.jpg", frame.image)
+    _save(root / "ade20k/annotations" / split / f"{name}.png", frame.classes)
 
 
 WRITERS = {"images": write_image, "davis": write_davis, "coco": write_coco, "ade": write_ade}
@@ -249,30 +239,20 @@ def clear_for(root: Path) -> None:
             shutil.rmtree(root / part)
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator:
-    """Gives a ``map`` over that many processes, in order."""
-    if workers <= 1:
-        yield map
-        return
-    # fork: the other ways would import everything again in each worker, and nothing here has threads yet
-    quiet = (signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C one process speaks, not three
-    with multiprocessing.get_context("fork").Pool(workers, signal.signal, quiet) as pool:
-        yield pool.imap
-
-
 def generate(root: Path, plan: Plan, workers: int = 1) -> bool:
     """Write ``plan`` under ``root``; False if it was there already."""
     if is_complete(root, plan):
         return False
     clear_for(root)
-    jobs = jobs_of(plan)
+    jobs = [Job(kind, i) for kind, (_, count) in KINDS.items() for i in range(getattr(plan, count))]
     # sequences first: they are the longest jobs, and a long one at the end would keep one core waiting
     queue = sorted(jobs, key=lambda job: not job.kind.startswith("davis"))
     tasks = [(root, plan, job) for job in queue]
     results: dict[Job, object] = {}
-    with Meter("toy world", len(jobs), "scenes") as meter, _pool(workers) as imap:
-        for job, result in zip(queue, imap(_run, tasks), strict=True):
+    # fork: the other ways would import everything again in each worker, and nothing here has threads yet
+    pool = multiprocessing.get_context("fork").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with Meter("toy world", len(jobs), "scenes") as meter, pool:  # on Ctrl-C this process alone speaks
+        for job, result in zip(queue, pool.imap(_run, tasks), strict=True):
             results[job] = result
             meter.advance()
     write_indices(root, plan, {job: results[job] for job in jobs})

@@ -21,6 +21,8 @@ import numpy as np
 SHAPES = ("pebble", "star", "box")
 THING_TEXTURES = ("striped", "checked", "dotted", "zigzag")
 GROUND_TEXTURES = ("grain", "clouds", "marble", "dunes")
+Rng = np.random.Generator
+Sun = tuple[float, float]  # the direction that light comes from, as (x, y)
 THING_CLASSES = tuple(f"{texture} {shape}" for texture in THING_TEXTURES for shape in SHAPES)
 
 
@@ -54,7 +56,7 @@ def generator(*address: int) -> np.random.Generator:
 # --- colours and textures ---------------------------------------------------------------------------------
 
 
-def draw_palette(rng: np.random.Generator, world: World) -> np.ndarray:
+def draw_palette(rng: Rng, world: World) -> np.ndarray:
     """Colours of a scene, (colours, 3) in 0..1, with luminances at least ``world.contrast`` apart."""
     n = max(2, world.colours)
     room = max(0.0, 0.60 - (n - 1) * world.contrast)
@@ -65,18 +67,17 @@ def draw_palette(rng: np.random.Generator, world: World) -> np.ndarray:
     return np.clip(luminance[:, None] + hue, 0.03, 0.97)
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
+def _smooth_noise(rng: Rng, shape: tuple[int, int], sigma: float) -> np.ndarray:
     """Gaussian noise of correlation length ``sigma`` pixels, mean 0, standard deviation 1."""
     step = max(1, int(sigma / 2))  # what is smooth needs few samples
     coarse = (shape[0] // step + 4, shape[1] // step + 4)
     noise = cv2.GaussianBlur(rng.standard_normal(coarse, dtype=np.float32), (0, 0), sigma / step)
-    if step > 1:
-        noise = cv2.resize(noise, (coarse[1] * step, coarse[0] * step), interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(noise, (coarse[1] * step, coarse[0] * step), interpolation=cv2.INTER_CUBIC)
     noise = noise[: shape[0], : shape[1]]
     return (noise - noise.mean()) / noise.std()
 
 
-def _pattern(rng: np.random.Generator, family: str, shape: tuple[int, int], world: World) -> np.ndarray:
+def _pattern(rng: Rng, family: str, shape: tuple[int, int], world: World) -> np.ndarray:
     """How much of the second colour stands where, (H, W) in 0..1; half of the whole on average."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle = rng.uniform(0, math.pi)
@@ -98,17 +99,13 @@ def _pattern(rng: np.random.Generator, family: str, shape: tuple[int, int], worl
         height = sum(_smooth_noise(rng, shape, s) * w for s, w in ((2, 0.35), (5, 0.6), (12, 0.7))) * 0.5
     elif family == "marble":
         height = np.sin(u / 1.8 + 4.0 * _smooth_noise(rng, shape, 7.0)) * 0.8
-    elif family == "dunes":
+    else:  # dunes
         saw = (u / (2 * np.pi) / 4 + 0.35 * _smooth_noise(rng, shape, 16.0)) % 1.0
         height = (saw - 0.5) * 1.1 + 0.12 * _smooth_noise(rng, shape, 1.2)
-    else:
-        raise KeyError(family)
     return np.clip(0.5 + height, 0, 1).astype(np.float32)
 
 
-def draw_texture(
-    rng: np.random.Generator, family: str, shape: tuple[int, int], palette: np.ndarray, world: World
-) -> np.ndarray:
+def draw_texture(rng: Rng, family: str, shape: tuple[int, int], palette: np.ndarray, world: World) -> np.ndarray:
     """A surface of two of the palette's colours, (H, W, 3) float32 in 0..1."""
     first, second = palette[rng.permutation(len(palette))[:2]].astype(np.float32)
     pattern = _pattern(rng, family, shape, world)[..., None]  # (H, W, 1)
@@ -116,7 +113,7 @@ def draw_texture(
     return (first + (second - first) * pattern) * mottle
 
 
-def draw_outline(rng: np.random.Generator, shape: str, side: int, radius: float) -> np.ndarray:
+def draw_outline(rng: Rng, shape: str, side: int, radius: float) -> np.ndarray:
     """Distance to the outline in pixels, positive inside, (side, side) float32; about ``radius`` large."""
     y, x = np.mgrid[:side, :side].astype(np.float32) - (side - 1) / 2
     theta, rho = np.arctan2(y, x), np.hypot(x, y)
@@ -126,13 +123,11 @@ def draw_outline(rng: np.random.Generator, shape: str, side: int, radius: float)
     elif shape == "star":
         arms = int(rng.integers(5, 7))
         reach = 0.72 + 0.5 * (1 - np.arccos(np.cos(arms * theta)) / np.pi) ** 1.2
-    elif shape == "box":
+    else:  # box
         stretch = rng.uniform(1.0, 1.25)
         power = rng.uniform(5, 9)
         corner = np.abs(np.cos(theta) / stretch) ** power + np.abs(np.sin(theta) * stretch) ** power
         reach = 0.88 * corner ** (-1 / power)  # the corners reach further than a disk of the same area
-    else:
-        raise KeyError(shape)
     for harmonic in (2, 3):  # no two things of a class have the same outline
         reach = reach * (1 + rng.uniform(0, 0.05) * np.cos(harmonic * theta + rng.uniform(0, 2 * math.pi)))
     height = (radius * reach - rho).astype(np.float32)
@@ -154,11 +149,10 @@ class Swing:
     phase: float
 
     def at(self, t: float) -> float:
-        """Its value at time ``t``, in frames."""
         return self.middle + self.reach * math.sin(self.rate * t + self.phase)
 
 
-def _swing(rng: np.random.Generator, middle: float, reach: float, top_speed: float) -> Swing:
+def _swing(rng: Rng, middle: float, reach: float, top_speed: float) -> Swing:
     rate = top_speed * rng.uniform(0.6, 1.0) / max(reach, 1e-6)
     return Swing(middle, reach, rate, rng.uniform(0, 2 * math.pi))
 
@@ -177,7 +171,7 @@ class Thing:
     wobble: Swing
 
 
-def draw_thing(rng: np.random.Generator, kind: int, size: tuple[int, int], palette: np.ndarray, world: World) -> Thing:
+def draw_thing(rng: Rng, kind: int, size: tuple[int, int], palette: np.ndarray, world: World) -> Thing:
     """A thing of class ``kind`` for pictures of ``size`` (width, height)."""
     width, height = size
     radius = 0.5 * rng.uniform(world.size_min, world.size_max) * min(size)
@@ -199,7 +193,7 @@ def draw_thing(rng: np.random.Generator, kind: int, size: tuple[int, int], palet
     )
 
 
-def _settle(rng: np.random.Generator, things: list[Thing], frames: int) -> list[Thing]:
+def _settle(rng: Rng, things: list[Thing], frames: int) -> list[Thing]:
     """Choose the paths' phases: apart in frame 0; in a sequence, one thing passes behind another later."""
     best, least = things, math.inf
     for _ in range(60):
@@ -224,9 +218,6 @@ def _gap(a: Thing, b: Thing, t: int) -> float:
     return math.hypot(a.x.at(t) - b.x.at(t), a.y.at(t) - b.y.at(t)) / (a.radius + b.radius)
 
 
-# --- the scene --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Frame:
     """A rendered moment of a scene."""
@@ -238,15 +229,13 @@ class Frame:
     @cached_property
     def things(self) -> np.ndarray:
         """(H, W) uint8: 0 background, i the scene's i-th thing, from 1; the later lies in front."""
-        ground = self.shares[0] + self.shares[1]
-        return np.argmax(np.concatenate([ground[None], self.shares[2:]]), axis=0).astype(np.uint8)
+        return np.argmax([self.shares[0] + self.shares[1], *self.shares[2:]], axis=0).astype(np.uint8)
 
     @cached_property
     def classes(self) -> np.ndarray:
         """(H, W) uint8: THING_CLASSES, then GROUND_TEXTURES, from 1; 0 at edges, which no surface owns."""
         classes = np.array(self.labels, np.uint8)[np.argmax(self.shares, axis=0)]
-        classes[self.shares.max(axis=0) < 0.75] = 0
-        return classes
+        return classes * (self.shares.max(axis=0) >= 0.75)
 
 
 class Scene:
@@ -259,14 +248,13 @@ class Scene:
         self._draw_ground(rng, palette, margin=48 if frames > 1 else 8)
         count = int(rng.integers(world.things_min, world.things_max + 1))
         textures, shapes = rng.permutation(len(THING_TEXTURES)), rng.permutation(len(SHAPES))
-        kinds = []
-        for i in range(count):  # a texture repeats only after all have been used, and then with another shape
-            texture, shape = textures[i % len(textures)], shapes[(i + i // len(textures)) % len(shapes)]
-            kinds.append(int(texture) * len(SHAPES) + int(shape))
+        # a texture repeats only after all have been used, and then with another shape
+        pairs = [(textures[i % len(textures)], shapes[(i + i // len(textures)) % len(shapes)]) for i in range(count)]
+        kinds = [int(texture) * len(SHAPES) + int(shape) for texture, shape in pairs]
         self.things = _settle(rng, [draw_thing(rng, kind, size, palette, world) for kind in kinds], frames)
         self._draw_light(rng)
 
-    def _draw_ground(self, rng: np.random.Generator, palette: np.ndarray, margin: int) -> None:
+    def _draw_ground(self, rng: Rng, palette: np.ndarray, margin: int) -> None:
         """Two textured regions that meet in a wavy line; the camera moves over them."""
         width, height = self.size
         self.margin = margin  # how far the camera may look beyond the first view, pixels
@@ -283,7 +271,7 @@ class Scene:
         self.camera = [_swing(rng, 0.0, margin * 0.7, self.world.camera) for _ in range(2)]
         self.roll = _swing(rng, 0.0, 0.08, 0.003 * self.world.camera)
 
-    def _draw_light(self, rng: np.random.Generator) -> None:
+    def _draw_light(self, rng: Rng) -> None:
         light, tint = self.world.light, 0.35 * self.world.light
         self.gain = _swing(rng, -0.25 * light, light, light * 0.2)
         self.tint = [_swing(rng, 0.0, tint, tint * 0.2) for _ in range(3)]  # of R, G, B
@@ -300,17 +288,16 @@ class Scene:
         for i, thing in enumerate(self.things, start=2):
             rows, columns, surface, alpha = self._render_thing(thing, t, sun)
             below = colour[rows, columns]  # a view: what is written there is written to the frame
-            below *= 1 - 0.35 * self._cast_shadow(alpha, thing.radius, sun)[..., None]
+            shift = np.array([[1, 0, -sun[0] * thing.radius * 0.2], [0, 1, -sun[1] * thing.radius * 0.2]])
+            below *= 1 - 0.35 * cv2.blur(cv2.warpAffine(alpha, shift, alpha.shape[::-1]), (7, 7))[..., None]  # shadow
             below += (surface - below) * alpha[..., None]
             shares[:, rows, columns] *= 1 - alpha
             shares[i, rows, columns] = alpha
         colour *= self._render_light(t, sun)
         noise = generator(*self.address, t, 1).standard_normal(colour.shape, dtype=np.float32)
         image = np.clip(colour * 255 + noise * self.world.noise, 0, 255).round().astype(np.uint8)
-        first_ground = 1 + len(THING_CLASSES)
-        labels = [first_ground + kind for kind in self.ground_kinds]
-        labels += [1 + thing.kind for thing in self.things]
-        return Frame(image, shares, tuple(labels))
+        grounds = (1 + len(THING_CLASSES) + kind for kind in self.ground_kinds)
+        return Frame(image, shares, (*grounds, *(1 + thing.kind for thing in self.things)))
 
     def _render_ground(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         width, height = self.size
@@ -329,16 +316,13 @@ class Scene:
         shares[0], shares[1] = 1 - ground[..., 3], ground[..., 3]
         return np.ascontiguousarray(ground[..., :3]), shares
 
-    def _render_thing(
-        self, thing: Thing, t: int, sun: tuple[float, float]
-    ) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    def _render_thing(self, thing: Thing, t: int, sun: Sun) -> tuple[slice, slice, np.ndarray, np.ndarray]:
         """The window it lies in, its lit surface (h, w, 3) and its coverage (h, w) there."""
         (width, height), reach = self.size, 1.9 * thing.radius  # with its shadow
         x0, y0 = thing.x.at(t), thing.y.at(t)
         left, right = max(0, int(x0 - reach)), min(width, int(x0 + reach) + 1)
         top, bottom = max(0, int(y0 - reach)), min(height, int(y0 + reach) + 1)
         y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
-
         x, y = x - x0, y - y0
         cos, sin = math.cos(thing.angle.at(t)), math.sin(thing.angle.at(t))
         stretch, wobble = 1 + thing.stretch.at(t), thing.wobble.at(t)
@@ -354,11 +338,7 @@ class Scene:
         surface = seen[..., :3] * np.clip(facing, 0.6, 1.4)[..., None]
         return slice(top, bottom), slice(left, right), surface, np.clip(0.5 + depth, 0, 1)
 
-    def _cast_shadow(self, alpha: np.ndarray, radius: float, sun: tuple[float, float]) -> np.ndarray:
-        shift = np.array([[1, 0, -sun[0] * radius * 0.2], [0, 1, -sun[1] * radius * 0.2]])
-        return cv2.blur(cv2.warpAffine(alpha, shift, alpha.shape[::-1]), (7, 7))
-
-    def _render_light(self, t: int, sun: tuple[float, float]) -> np.ndarray:
+    def _render_light(self, t: int, sun: Sun) -> np.ndarray:
         """Gain of every pixel and channel, (H, W, 3)."""
         width, height = self.size
         y, x = np.mgrid[:height, :width].astype(np.float32)

@@ -143,7 +143,7 @@ def _mmdet_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, A
     def last_grid(model: nn.Module, images: Tensor) -> Tensor:
         return model(images)[-1].permute(0, 2, 3, 1)
 
-    return to_mmdet(loaded.state), model, lambda model: _same_features(loaded, model, last_grid, SWIN_SIDE)
+    return to_mmdet(loaded.state), model, lambda model: _same_features(loaded, model, last_grid, SWIN_SIDE, True)
 
 
 def _timm_vit(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | None, Any]:
@@ -200,24 +200,26 @@ def _timm(loaded: LoadedBackbone, kind: str, options: dict[str, Any]) -> tuple[n
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
         return None, f"for {call}; not loaded there, since timm cannot be imported ({error})"
     model = getattr(timm.models, kind)(**options)
-    side = options["img_size"]
+    side, norm = options["img_size"], options.get("final_norm", True)
 
     def features(model: nn.Module) -> str:
-        same = _same_features(loaded, model, lambda model, images: model.forward_features(images), side)
+        same = _same_features(loaded, model, lambda model, images: model.forward_features(images), side, norm)
         return f"for {call}: {same}"
 
     return model, features
 
 
-def _same_features(loaded: LoadedBackbone, model: nn.Module, run: Any, side: int) -> str:
+def _same_features(loaded: LoadedBackbone, model: nn.Module, run: Any, side: int, norm: bool) -> str:
     """Compare the last tokens, after the final norm if there is one, on a fixed image of ``side`` pixels.
+
+    Not of a target with a final norm (``norm``) where the checkpoint has none.
 
     Raises:
         UserError: they differ.
     """
     generator = torch.Generator().manual_seed(side)
     images = torch.randn(1, 3, side, side, generator=generator)
-    if not loaded.arch["final_norm"] and loaded.model.place == "stage":
+    if norm and not loaded.arch["final_norm"]:
         return "features not compared: the target has a final norm and the checkpoint none"
     with torch.no_grad():
         expected = loaded.model(images)[1]

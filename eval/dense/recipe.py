@@ -203,7 +203,7 @@ def _raise_unless_fit(
                 f"{path} insists on {key} {value}: choose another --protocol"
             )
     model, places = backbone.model, len(backbone.model.widths)
-    if model.place == "stage" and (own_taps or recipe.tap_norm):
+    if model.out_indices_fixed and (own_taps or recipe.tap_norm):
         raise UserError("--taps and --tap-norm are for ViTs: a Swin is tapped at its four stages, with fresh norms")
     if recipe.tap_norm and not model.final_norm_fits:
         raise UserError(f"--tap-norm: {backbone.checkpoint} has no final norm")

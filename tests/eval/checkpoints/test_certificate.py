@@ -1,16 +1,13 @@
 """The fingerprint is what the networks' formulas, written out on the tensors alone, say; and it sees a wrong model."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from networks_plain import written_out_tokens
 
 from selfpatch.eval.checkpoints.certificate import TOLERANCE, fingerprint, fixed_image, largest_difference, not_finite
 from selfpatch.pretrain.swin import Swin
 from selfpatch.pretrain.vit import VisionTransformer
 
-REFERENCE = Path(__file__).resolve().parents[2] / "reference" / "networks_plain.py"
 VIT = {"embed_dim": 48, "depth": 3, "heads": 3, "patch_size": 8, "img_size": 32}
 NETWORKS = {
     "DINO": lambda: VisionTransformer(**VIT),
@@ -18,14 +15,6 @@ NETWORKS = {
     "DINOv2": lambda: VisionTransformer(**VIT, layer_scale=0.5, register_tokens=4),
     "Swin": lambda: Swin(embed_dim=8, depths=(1, 2, 2, 1), heads=(1, 2, 4, 8), window=4),
 }
-
-
-@pytest.fixture(scope="module")
-def plain():
-    spec = importlib.util.spec_from_file_location("networks_plain", REFERENCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(params=NETWORKS)
@@ -36,8 +25,8 @@ def model(request):
     return model.eval()
 
 
-def test_the_fingerprint_is_what_the_formulas_say(model, plain):
-    expected = plain.written_out_tokens(model.state_dict(), model.arch, fixed_image(model.fingerprint_unit))
+def test_the_fingerprint_is_what_the_formulas_say(model):
+    expected = written_out_tokens(model.state_dict(), model.arch, fixed_image(model.fingerprint_unit))
     assert largest_difference(fingerprint(model), expected) < TOLERANCE
 
 

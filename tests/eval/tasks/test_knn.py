@@ -9,68 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from labelled_textures import CLASSES, write_checkpoint, write_classes
 from PIL import Image
 
-from selfpatch.eval import run
 from selfpatch.eval.checkpoints import features
 from selfpatch.eval.checkpoints.features import read_image
 from selfpatch.eval.datasets import imagenet
 from selfpatch.eval.datasets.image_folder import held_out, read_folder, top
 from selfpatch.eval.tasks import knn
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD
-from selfpatch.pretrain.checkpoint import save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.vit import VisionTransformer
 from selfpatch.reports.bootstrap import compare_records
 from selfpatch.reports.record import Record
-
-CLASSES = ("checks", "dots", "rows")
-
-
-def texture(kind: str, random: np.random.Generator) -> Image.Image:
-    y, x = np.mgrid[:40, :48] + random.integers(0, 16, 2)[:, None, None]
-    pattern = {"checks": (x // 8 + y // 8) % 2, "dots": (x % 8 < 3) & (y % 8 < 3), "rows": y // 4 % 2}[kind]
-    grey = 60 + 120 * pattern + random.normal(0, 8, pattern.shape)
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def write_classes(root: Path, each: int, seed: int = 0) -> Path:
-    random = np.random.default_rng(seed)
-    for kind in CLASSES:
-        (root / kind).mkdir(parents=True)
-        for number in range(each):
-            texture(kind, random).save(root / kind / f"{number:02}.png")
-    return root
-
-
-def write_checkpoint(path: Path, **options) -> Path:
-    torch.manual_seed(0)
-    sizes = {"embed_dim": 24, "depth": 1, "heads": 2, "img_size": 32, "patch_size": 8}
-    model = VisionTransformer(**{**sizes, **options})
-    state = {f"teacher.backbone.{name}": tensor for name, tensor in model.state_dict().items()}
-    save_file({"state_dict": state, "meta": {"method": "DINO", "arch": model.arch, "epoch": 1, "seed": 0}}, path)
-    return path
-
-
-@pytest.fixture
-def textures(tmp_path) -> Path:
-    return write_classes(tmp_path / "textures", each=10)
-
-
-@pytest.fixture
-def evaluate(tmp_path, textures, monkeypatch):
-    """Runs a task on the textures with a small checkpoint and returns its record."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(task: str, *argv: str, checkpoint: Path | None = None, data: Path = textures) -> dict:
-        checkpoint = checkpoint or write_checkpoint(tmp_path / "vit.pth")
-        before = set(tmp_path.glob("work_dirs/records/*.json"))
-        run.main([task, str(checkpoint), "--data", str(data), "--resize", "36", "--crop", "32", *argv])
-        (path,) = set(tmp_path.glob("work_dirs/records/*.json")) - before
-        return Record.read(path).model_dump() | {"path": path}
-
-    return go
-
 
 # --- the rule --------------------------------------------------------------------------------------------------------
 

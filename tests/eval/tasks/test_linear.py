@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from labelled_textures import write_classes
 
 from selfpatch.eval.tasks import linear
 from selfpatch.pretrain.cli import UserError
-
-# the textures and the small checkpoint of test_knn.py
-spec = importlib.util.spec_from_file_location("knn_tests", Path(__file__).with_name("test_knn.py"))
-shared = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shared)
-textures, evaluate = shared.textures, shared.evaluate
 
 
 def blobs(each: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +72,7 @@ def test_a_given_penalty_is_part_of_the_protocol(evaluate):
 
 def test_more_than_five_classes_give_top_5(evaluate, tmp_path):
     for number in range(3):
-        shared.write_classes(tmp_path / "many" / str(number), each=4, seed=number)
+        write_classes(tmp_path / "many" / str(number), each=4, seed=number)
     for number, folder in enumerate(sorted((tmp_path / "many").glob("*/*"))):
         folder.rename(tmp_path / "many" / f"class{number}")
     for number in range(3):
@@ -95,7 +89,7 @@ def test_a_penalty_out_of_range_costs_one_line(evaluate, decay):
 
 
 def test_one_training_image_a_class_needs_a_given_penalty(evaluate, tmp_path):
-    data = shared.write_classes(tmp_path / "pairs", each=2)
+    data = write_classes(tmp_path / "pairs", each=2)
     with pytest.raises(UserError, match="give a --decay"):
         evaluate("linear", data=data)
     assert evaluate("linear", "--decay", "0.1", data=data)["metrics"]
