@@ -2,85 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import pickle
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, sweep, temporary_name
 
-# What published checkpoints hold beside tensors. Building any of these runs no code of the file's choosing.
-_numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
 LARGE = 1 << 28  # bytes that a tensor may claim without storing them
-HARMLESS = [
-    argparse.Namespace,
-    (OrderedDict, "yacs.config.CfgNode"),  # MoBY's and Swin's settings, as a dictionary without its code
-    (_numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (_numpy_core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_numpy_core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d", "U1")},
-]
-
-
 SAFETENSORS_META = "selfpatch"  # under this name, as JSON, our metadata stands in a safetensors file's own
 
 
-def load_file(path: str | Path, unsafe: bool | None = None) -> Any:
-    """Read a checkpoint onto the CPU: ``.safetensors``, or ``torch.save``'s format without running what it pickles.
+def load_file(path: str | Path) -> Any:
+    """Read a checkpoint of this project's training onto the CPU, without running what it may pickle.
 
-    Safetensors with metadata of ours come as ``{"meta": ..., "state_dict": ...}``, all others as their tensors.
-
-    Args:
-        path: the file.
-        unsafe: the user's word (``--unsafe-load``) that this file may run code while it is read; None where the command
-            has no such option.
+    All others come in by :mod:`selfpatch.eval.checkpoints`.
 
     Raises:
-        UserError: the file is missing, is not a checkpoint, is cut short, or holds objects that need ``unsafe``.
+        UserError: the file is missing, is not a checkpoint, is cut short, or holds what could run code.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
     try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if path.suffix == ".safetensors" or head[8:] == b"{":  # eight bytes of length, then JSON
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-                meta = json.loads((file.metadata() or {}).get(SAFETENSORS_META, "null"))
-            return tensors if meta is None else {"meta": meta, "state_dict": tensors}
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"{path} is not a whole safetensors file ({error}): download or export it again") from None
-    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or, from before torch 1.6, a pickle
-        raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)")
-    try:
-        if unsafe:
-            return torch.load(path, map_location="cpu", weights_only=not unsafe)
-        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error), unsafe is not None)) from None
-    except ImportError as error:  # only where the user said that the file may import
-        raise UserError(f"{path} needs a package that is not installed ({error})") from None
+        raise UserError(_refusal(path, str(error))) from None
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
@@ -105,15 +62,14 @@ def raise_if_larger_than_stored(path: Path, content: Any) -> None:
                 )
 
 
-def _refusal(path: Path, reason: str, option: bool) -> str:
+def _refusal(path: Path, reason: str) -> str:
     """One line for torch's page of advice: which object was refused, or that the file is no pickle at all."""
-    advice = "if you trust its origin, add --unsafe-load" if option else "no checkpoint of this project holds such"
     for sign in ("Unsupported global: GLOBAL ", "Unsupported class ", "Trying to load unsupported GLOBAL "):
         if sign in reason:
             name = reason.split(sign, 1)[1].split()[0].rstrip(".,:")
-            return f"{path} holds a {name} object, which could run code when read, so it was not opened: {advice}"
+            return f"{path} holds a {name} object, which could run code when read: no checkpoint of this project does"
     if zipfile.is_zipfile(path):
-        return f"{path} holds something that cannot be read safely: {advice}"
+        return f"{path} holds something that cannot be read safely: no checkpoint of this project does"
     return f"{path} is not a checkpoint (neither torch.save's format nor safetensors)"
 
 

@@ -53,15 +53,12 @@ class PreciseOptimWrapper(OptimWrapper):
 class SafeRunner(Runner):
     """A Runner that reads checkpoints safely and strictly, and writes them atomically.
 
-    mmengine's own reads with full unpickling and ignores keys that do not match. ``unsafe_load`` is the user's word
-    that a checkpoint may run code when it is read; None where there is no way to give it.
+    mmengine's own reads with full unpickling and ignores keys that do not match.
     """
-
-    unsafe_load: bool | None = None
 
     def load_checkpoint(self, filename: str, map_location="cpu", strict: bool = True, revise_keys=()) -> dict:
         """Load weights strictly; :class:`UserError` names keys that do not match."""
-        checkpoint = load_file(filename, unsafe=self.unsafe_load)
+        checkpoint = load_file(filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = unwrapped(self.model)
         try:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from selfpatch.eval.checkpoints.inert import Placeholder, load_inert
-from selfpatch.pretrain.checkpoint import SAFETENSORS_META, load_file, raise_if_larger_than_stored
+from selfpatch.pretrain.checkpoint import SAFETENSORS_META, raise_if_larger_than_stored
 from selfpatch.pretrain.cli import UserError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -152,12 +152,12 @@ def _file(path: Path, unsafe: bool = False) -> Any:
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)")
     if head.startswith(b"PK"):
         _raise_for_other_archives(path)
-    if unsafe:
-        return load_file(path, unsafe=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickle protocols: what cannot be read is told below
-            content = load_inert(path)
+            content = torch.load(path, map_location="cpu", weights_only=not unsafe) if unsafe else load_inert(path)
+    except ImportError as error:  # only where the user said that the file may import
+        raise UserError(f"{path} needs a package that is not installed ({error})") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...

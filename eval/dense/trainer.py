@@ -192,7 +192,7 @@ def _runner(
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and settings.launcher != "none" else {}
     often = min(settings.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
     saving = KeepCheckpoints(often, by_epoch=False, advice=DIVERGED)
-    runner = SafeRunner(
+    return SafeRunner(
         model=ConfigDict(plan.model),
         work_dir=str(folder),
         train_dataloader=Loader(stream, batch_sampler=batches, **loading),
@@ -224,8 +224,6 @@ def _runner(
         launcher=settings.launcher,
         env_cfg=ENVIRONMENT,
     )
-    runner.unsafe_load = False  # what is read from here on is our own
-    return runner
 
 
 def _data_set(config: dict[str, Any]) -> Any:
