@@ -106,15 +106,15 @@ class CropDataset(Dataset):
 
     def check_headers(self) -> list[Header]:
         """The headers of up to :data:`LOOKED_AT_FIRST` images, evenly spread: a bad folder fails at once."""
-        some = range(0, len(self), -(-len(self) // LOOKED_AT_FIRST))
+        tried = range(0, len(self), -(-len(self) // LOOKED_AT_FIRST))
         headers, bad = [], []
-        for number in some:
+        for number in tried:
             try:
                 headers.append(read_header(self.images[number]))
             except UserError:
                 bad.append(self.path(number))
         if not headers or len(bad) > allowed_unreadable(len(self)):
-            raise UserError(f"{len(bad)} of {len(some)} images cannot be read: {list_of(bad)}; remove or replace them")
+            raise UserError(f"{len(bad)} of {len(tried)} images cannot be read: {list_of(bad)}; remove or replace them")
         return headers
 
     def path(self, number: int) -> str:

@@ -10,14 +10,14 @@ import time
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather_object
-from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import CropDataset, allowed_unreadable, list_of
 from selfpatch.pretrain.method import Method
-from selfpatch.pretrain.runner import last_good, unwrapped
+from selfpatch.pretrain.runner import unwrapped
 
 
 def method_of(runner: Runner) -> Method:
@@ -57,40 +57,6 @@ class GoOnWithinEpoch(Hook):
         """Tell the sampler."""
         loader = runner.train_dataloader
         loader.sampler.start = runner.iter - runner.epoch * len(loader)
-
-
-class ReadLosses(RuntimeInfoHook):
-    """Hands losses and gradient norm of each step to the log, and stops the run at the first loss that is not finite.
-
-    To read a number of a GPU is to wait for all that was asked of it before. So there the steps of an ``interval`` are
-    read together, when they are logged; the host meanwhile runs ahead.
-
-    Args:
-        interval: iterations between lines of the log.
-        advice: what a user is told to do about a loss that is not finite.
-    """
-
-    def __init__(self, interval: int, advice: str) -> None:
-        super().__init__()
-        self.interval, self.advice = interval, advice
-        self.unread: list[tuple[int, dict[str, Tensor]]] = []  # iteration, values
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Keep what this step gave; read all that is kept if it is time."""
-        values = {**outputs, "grad_norm": runner.optim_wrapper.grad_norm}
-        self.unread.append((runner.iter, values))
-        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if last or self.every_n_train_iters(runner, self.interval) or not values["loss"].is_cuda:
-            self._read(runner)
-
-    def _read(self, runner: Runner) -> None:
-        names = [(iteration, name) for iteration, values in self.unread for name in values]
-        numbers = torch.stack([v.detach().float() for _, values in self.unread for v in values.values()]).tolist()
-        self.unread.clear()
-        for (iteration, name), number in zip(names, numbers):
-            if name == "loss" and not math.isfinite(number):
-                raise UserError(f"the loss is not finite {last_good(runner, iteration)}; {self.advice}")
-            runner.message_hub.update_scalar(f"train/{name}", number)
 
 
 class LogStep(Hook):

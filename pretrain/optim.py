@@ -34,7 +34,6 @@ class PretrainOptimWrapper(PreciseOptimWrapper):
         super().__init__(*args, **kwargs)
         self.clip, self.per_parameter = clip, per_parameter
         self.frozen: list[nn.Parameter] = []
-        self.grad_norm = 0.0  # of the last step, before clipping, over all parameters
 
     def step(self, **kwargs) -> None:
         """Clip, drop what is frozen (no gradient: no update, no decay, no state), then step."""

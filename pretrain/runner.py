@@ -5,7 +5,7 @@ Pretraining, detectors and segmentors all train with this one Runner.
 
 from __future__ import annotations
 
-import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -37,6 +37,8 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 class PreciseOptimWrapper(OptimWrapper):
     """An OptimWrapper whose forward pass runs under ``precision``: "fp32", or "bf16" autocast on CPU and GPU alike."""
+
+    grad_norm: torch.Tensor | None = None  # of the last step, before clipping, over all parameters, where it is known
 
     def __init__(self, *args, precision: str = "fp32", **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -131,9 +133,6 @@ class SafeRunner(Runner):
         """The whole config stands in the checkpoint."""
 
 
-STEADIER = "a lower learning rate or fp32 may keep it finite"
-
-
 class KeepCheckpoints(Hook):
     """Saves the run every ``interval`` epochs (or iterations) and at the end, and keeps the last ``keep`` files.
 
@@ -142,10 +141,10 @@ class KeepCheckpoints(Hook):
 
     Args:
         interval: epochs or iterations between checkpoints.
+        advice: what a user is told to do about a state that is not finite.
         by_epoch: which of the two.
         keep: how many ``epoch_<n>.pth`` (``iter_<n>.pth``) stay.
         meta: what the metadata holds beside epoch, iteration and seed.
-        advice: what a user is told to do about a state that is not finite.
     """
 
     priority = "VERY_LOW"  # after everything that changes weights
@@ -153,61 +152,76 @@ class KeepCheckpoints(Hook):
     def __init__(
         self,
         interval: int,
+        advice: str,
         by_epoch: bool = True,
         keep: int = 1,
         meta: dict[str, Any] | None = None,
-        advice: str = STEADIER,
     ) -> None:
         self.interval, self.by_epoch, self.keep, self.meta, self.advice = interval, by_epoch, keep, meta, advice
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save, if checkpoints go by epoch and this one is due."""
-        if self.by_epoch and ((runner.epoch + 1) % self.interval == 0 or runner.epoch + 1 == runner.max_epochs):
+        if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             self._save(runner, f"epoch_{runner.epoch + 1}.pth")
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save, if checkpoints go by iteration and this one is due."""
-        if not self.by_epoch and ((runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters):
+        if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
             self._save(runner, f"iter_{runner.iter + 1}.pth")
 
     @master_only
     def _save(self, runner: Runner, name: str) -> None:
         broken = [key for key, value in runner.model.state_dict().items() if not _finite(value)]
         if broken:
-            raise UserError(f"{broken[0]} is not finite {last_good(runner)}; {self.advice}")
+            raise UserError(f"{broken[0]} is not finite {last_good(runner, runner.iter)}; {self.advice}")
         folder = Path(runner.work_dir)
         runner.save_checkpoint(folder, name, meta=self.meta, by_epoch=self.by_epoch)
         point_to(folder / name, folder / "checkpoint.pth")
-        kind = name.split("_")[0]
-        saved = sorted(folder.glob(f"{kind}_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+        saved = sorted(folder.glob(f"{name.partition('_')[0]}_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
         for old in saved[: -self.keep]:
             old.unlink()
-        runner.logger.log(logging.INFO, "saved %s", folder / name)
+        runner.logger.info("saved %s", folder / name)
 
 
-class StopWhenNotFinite(Hook):
-    """Stops the run at the first loss that is not finite; the last checkpoint stays as it is.
+class ReadLosses(RuntimeInfoHook):
+    """Hands losses and gradient norm of each step to the log, and stops the run at the first loss that is not finite.
+
+    To read a number of a GPU is to wait for all that was asked of it before. So there the steps of an ``interval`` are
+    read together, when they are logged; the host meanwhile runs ahead.
 
     Args:
-        advice: what a user is told to do about it.
+        interval: iterations between lines of the log.
+        advice: what a user is told to do about a loss that is not finite.
     """
 
-    priority = "VERY_HIGH"
-
-    def __init__(self, advice: str = STEADIER) -> None:
-        self.advice = advice
+    def __init__(self, interval: int, advice: str) -> None:
+        super().__init__()
+        self.interval, self.advice = interval, advice
+        self.unread: list[tuple[int, dict[str, torch.Tensor]]] = []  # iteration, values
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Look at the loss that has just been computed."""
-        if outputs and not _finite(torch.as_tensor(outputs["loss"])):
-            raise UserError(f"the loss is not finite {last_good(runner)}; {self.advice}")
+        """Keep what this step gave; read all that is kept if it is time."""
+        norm = runner.optim_wrapper.grad_norm
+        self.unread.append((runner.iter, outputs if norm is None else {**outputs, "grad_norm": norm}))
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if last or self.every_n_train_iters(runner, self.interval) or not outputs["loss"].is_cuda:
+            self._read(runner)
+
+    def _read(self, runner: Runner) -> None:
+        names = [(iteration, name) for iteration, values in self.unread for name in values]
+        numbers = torch.stack([v.detach().float() for _, values in self.unread for v in values.values()]).tolist()
+        self.unread.clear()
+        for (iteration, name), number in zip(names, numbers):
+            if name == "loss" and not math.isfinite(number):
+                raise UserError(f"the loss is not finite {last_good(runner, iteration)}; {self.advice}")
+            runner.message_hub.update_scalar(f"train/{name}", number)
 
 
-def last_good(runner: Runner, iteration: int | None = None) -> str:
-    """When a run has to stop (at the present iteration, counted from 0, or another), and what is left of it."""
+def last_good(runner: Runner, iteration: int) -> str:
+    """When a run has to stop, at an iteration counted from 0, and what is left of it."""
     newest = Path(runner.work_dir) / "checkpoint.pth"
     kept = f"the last good state is {newest}" if newest.exists() else "no checkpoint had been saved yet"
-    return f"at iteration {1 + (runner.iter if iteration is None else iteration)}: {kept}"
+    return f"at iteration {iteration + 1}: {kept}"
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -25,7 +25,7 @@ from selfpatch.pretrain.launch import check_gpus, run_processes, start_distribut
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.optim import optimiser_of
 from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, read_meta
-from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, SafeRunner
+from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, ReadLosses, SafeRunner
 
 INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
@@ -183,7 +183,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         train_cfg={"by_epoch": True, "max_epochs": config.schedule.epochs},
         optim_wrapper=optimiser_of(method, config, schedule.base_lr),
         default_hooks={
-            "runtime_info": hooks.ReadLosses(config.log_interval, STEADIER),
+            "runtime_info": ReadLosses(config.log_interval, STEADIER),
             "logger": {"type": "LoggerHook", "interval": config.log_interval},
             "checkpoint": None,
             "param_scheduler": None,

@@ -63,9 +63,9 @@ class InstanceSet(CocoDataset):
 
     def _read(self, path: str) -> COCO:
         file = read_annotations(path)
-        told = require(file.findings, self.allowed)
+        warnings = require(file.findings, self.allowed)
         if Path(path).stat().st_size > HUGE:  # of which there was a glance only
-            print(*(f"warning: {line}" for line in told), sep="\n", flush=True)
+            print(*(f"warning: {line}" for line in warnings), sep="\n", flush=True)
         index = COCO()
         index.dataset = file.content
         with contextlib.redirect_stdout(io.StringIO()):

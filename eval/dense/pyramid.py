@@ -9,7 +9,6 @@ iteration that they are still there.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -194,4 +193,4 @@ class CertifyBackbone(Hook):
         if runner.iter == 0 or backbone.frozen:
             backbone.certify()
             for line in backbone.loaded.certificate:
-                runner.logger.log(logging.INFO, "certificate: %s", line)
+                runner.logger.info("certificate: %s", line)

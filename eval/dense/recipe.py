@@ -21,7 +21,7 @@ from selfpatch.eval.checkpoints.pixels import Pixels, PixelSettings, pixels_of
 from selfpatch.pretrain.backbone import PUBLISHED_DEPTH
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Settings, as_json, changed, check, optional
-from selfpatch.reports.record import Protocol
+from selfpatch.reports.record import Dataset, Protocol
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LATER = {"tap_layernorm": False}  # parameters that protocols got later: at these values records do not name them
@@ -218,3 +218,15 @@ def protocol(name: str, recipe: Recipe, config: Config, more: Mapping[str, Any] 
     stated = {key: value for key, value in as_json(recipe).items() if (key, value) not in LATER.items()}
     stem = name.partition("@")[0]
     return Protocol(name, {"name": stem, **stated, **more, "config_sha256": digest})
+
+
+def identity(task: str, protocol: Protocol, dataset: Dataset, backbone: LoadedBackbone) -> dict[str, Any]:
+    """What the weights that a task trains depend on: one working folder belongs to one identity."""
+    return {
+        "task": task,
+        "protocol": protocol.as_json(),
+        "data": dataset.sha256,
+        "checkpoint": backbone.checkpoint_sha256,
+        "weights": backbone.weights_sha256,
+        "arch": backbone.arch,
+    }

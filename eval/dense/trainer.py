@@ -40,7 +40,7 @@ from selfpatch.eval.dense.recipe import Recipe, RunSettings
 from selfpatch.pretrain import launch
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
-from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, PreciseOptimWrapper, SafeRunner, StopWhenNotFinite
+from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, PreciseOptimWrapper, ReadLosses, SafeRunner
 
 UNDECAYED = ("pos_embed", "cls_token", "register_tokens", "relative_position_bias_table")
 DIVERGED = "the same command goes on from there; with a lower --lr or --precision fp32 it trains anew"
@@ -208,11 +208,12 @@ def _runner(
         test_cfg={},
         test_evaluator=Evaluator([plan.metric]),
         default_hooks={
+            "runtime_info": ReadLosses(settings.log_every, DIVERGED),
             "logger": {"type": "LoggerHook", "interval": settings.log_every},
             "checkpoint": None if hooks else saving,
             "sampler_seed": None,
         },
-        custom_hooks=list(hooks) or [CertifyBackbone(), StopWhenNotFinite(DIVERGED)],
+        custom_hooks=list(hooks) or [CertifyBackbone()],
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         randomness={"seed": recipe.seed},

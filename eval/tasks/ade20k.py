@@ -100,14 +100,10 @@ def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, o
     name, recipe, config = _read(settings, backbone)
     root, classes = dataset.root.resolve(), class_names(dataset)
     pixels = pixels_of(settings, backbone)
-    identity = {  # of the trained weights: how they are tested is no part of it
-        "task": "ade20k",
-        "protocol": recipes.protocol(name, recipe, config, {"crop": config.crop, **pixels.departing}).as_json(),
-        "data": dataset.identity.sha256,
-        "checkpoint": backbone.checkpoint_sha256,
-        "weights": backbone.weights_sha256,
-        "arch": backbone.arch,
-    }
+    own = recipes.protocol(name, recipe, config, {"crop": config.crop, **pixels.departing})
+    identity = recipes.identity(
+        "ade20k", own, dataset.identity, backbone
+    )  # how the weights are tested is no part of it
     metric = seg.ImageIoU(classes)
     test = seg.test_pipeline(config.crop, len(classes), settings.multi_scale)
     train = seg.train_pipeline(config.crop, len(classes), config.augment, settings.skip_unreadable)

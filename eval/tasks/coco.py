@@ -103,13 +103,7 @@ def plan(backbone: LoadedBackbone, dataset: Instances, settings: Settings, metri
         detection.data_config(*dataset.paths[split], classes, pipeline, split == "val", _allowed(settings))
         for split, pipeline in data.items()
     )
-    identity = {
-        "task": "coco",
-        "protocol": recipes.protocol(name, recipe, config, pixels.departing).as_json(),
-        "data": dataset.identity.sha256,
-        "checkpoint": backbone.checkpoint_sha256,
-        "weights": backbone.weights_sha256,
-        "arch": backbone.arch,
-    }
+    own = recipes.protocol(name, recipe, config, pixels.departing)
+    identity = recipes.identity("coco", own, dataset.identity, backbone)
     stem = name.partition("@")[0]
     return trainer.Plan(stem, "mmdet", model, train, val, metric, recipe, identity, grouped=True)

@@ -83,8 +83,8 @@ def fit(
         penalty = decay / 2 * weights[:-1].square().sum()
         penalty.backward()
         total = float(penalty.detach())
-        for some, true in zip(inputs.split(rows), labels.split(rows)):
-            loss = F.cross_entropy(logits(some, weights), true, reduction="sum") / len(inputs)
+        for chunk, true in zip(inputs.split(rows), labels.split(rows)):
+            loss = F.cross_entropy(logits(chunk, weights), true, reduction="sum") / len(inputs)
             loss.backward()
             total += float(loss.detach())
         if meter:
@@ -156,15 +156,15 @@ def choose(inputs: Tensor, labels: Tensor, start: Tensor) -> tuple[float, Tensor
     Returns:
         the decay, the weights fitted with it, and a line that tells of the choice.
     """
-    held = torch.from_numpy(held_out(HELD_OUT, labels.cpu().numpy())).to(inputs.device)
+    unseen = torch.from_numpy(held_out(HELD_OUT, labels.cpu().numpy())).to(inputs.device)
     best = (-1.0, 0.0, start)
     weights = start
     for decay in DECAYS:
         with Meter(f"linear, weight decay {decay:g}", ITERATIONS, "loss evaluations") as meter:
-            weights = fit(inputs[~held], labels[~held], weights, decay, meter=meter)
-        right = accuracy(inputs[held], labels[held], weights)
-        print(f"linear: weight decay {decay:g}: {right:.2f} % of {int(held.sum())} held-out images", flush=True)
+            weights = fit(inputs[~unseen], labels[~unseen], weights, decay, meter=meter)
+        right = accuracy(inputs[unseen], labels[unseen], weights)
+        print(f"linear: weight decay {decay:g}: {right:.2f} % of {int(unseen.sum())} held-out images", flush=True)
         if right > best[0]:
             best = (right, decay, weights)
     right, decay, weights = best
-    return decay, weights, f"weight decay {decay:g}, by {right:.2f} % of {int(held.sum())} held-out training images"
+    return decay, weights, f"weight decay {decay:g}, by {right:.2f} % of {int(unseen.sum())} held-out training images"

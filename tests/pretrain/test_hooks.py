@@ -9,7 +9,8 @@ import torch
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.config import load_config
-from selfpatch.pretrain.hooks import ReadLosses, WatchTargets, entropy, spread
+from selfpatch.pretrain.hooks import WatchTargets, entropy, spread
+from selfpatch.pretrain.runner import ReadLosses
 from selfpatch.pretrain.train import build_method
 
 UNIFORM = torch.full((8, 16), 1 / 16)
