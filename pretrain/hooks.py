@@ -16,13 +16,7 @@ from torch import Tensor
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.data import CropDataset, allowed_unreadable, list_of
-from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.runner import unwrapped
-
-
-def method_of(runner: Runner) -> Method:
-    """The method that the runner trains, out of its DDP wrapper."""
-    return unwrapped(runner.model)
 
 
 class SetStep(Hook):
@@ -38,7 +32,7 @@ class SetStep(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Read the schedule at this iteration."""
-        step, method = self.schedule.at(runner.iter), method_of(runner)
+        step, method = self.schedule.at(runner.iter), unwrapped(runner.model)
         decayed, spared = runner.optim_wrapper.optimizer.param_groups
         decayed["lr"] = spared["lr"] = step.lr
         decayed["weight_decay"] = step.weight_decay
@@ -47,7 +41,7 @@ class SetStep(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Let the method move its teacher."""
-        method_of(runner).after_step()
+        unwrapped(runner.model).after_step()
 
 
 class GoOnWithinEpoch(Hook):
@@ -69,7 +63,7 @@ class LogStep(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs=None) -> None:
         """Log schedule values, images a second over all processes and peak memory in GB."""
-        now, step = time.perf_counter(), method_of(runner).step
+        now, step = time.perf_counter(), unwrapped(runner.model).step
         images = data_batch["crops"][0].shape[1] * runner.world_size
         values = {
             "weight_decay": step.weight_decay,
@@ -107,7 +101,7 @@ class WatchTargets(Hook):
         """Look at the batch that has just been learned from."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        method = method_of(runner)
+        method = unwrapped(runner.model)
         crops = method.data_preprocessor({"crops": [data_batch["crops"][0][:, : self.IMAGES]]})["crops"][0]
         tokens, targets = method.diagnose(crops.flatten(0, 1))
         found = {"token_spread": spread(tokens.flatten(0, 1))}

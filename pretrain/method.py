@@ -46,6 +46,7 @@ class Method(BaseModel):
     downstream = "teacher"  # the network that downstream tasks take by default, or "student"
     smallest_batch = 1  # images over all processes
     schedule_class: type[Schedule]
+    neighbourhood: int | str = 1  # the side in patches of a window that must fit into every crop's grid; "all": none
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor={"type": "CropNormalizer"})
@@ -97,15 +98,13 @@ class Method(BaseModel):
             sizes: the side in pixels of each crop that is not local.
             local: of each local one.
         """
-        patch = self.student["backbone"].patch_size
-        if small := [size for size in (*sizes, *local) if size < patch]:
-            raise UserError(f"a crop of {small[0]} pixels is smaller than a patch of {patch}: enlarge it in views")
-
-    def check_grids(self, sizes: Sequence[int], window: int | str) -> None:
-        """Raise :class:`UserError` if the grid of a crop (pixels a side) is so small that a window meets itself."""
-        for size in sizes:
-            side = self.student["backbone"].tokens_along(size)
-            if window != "all" and side < window:
+        network, window = self.student["backbone"], self.neighbourhood
+        patch = network.patch_size
+        for size in (*sizes, *local):
+            if size < patch:
+                raise UserError(f"a crop of {size} pixels is smaller than a patch of {patch}: enlarge it in views")
+            side = network.tokens_along(size)
+            if window != "all" and side < window:  # it would meet itself
                 raise UserError(
                     f"a crop of {size} pixels has a grid of {side}x{side} patches, smaller than "
                     f"model.neighbourhood={window}: enlarge the crop or lower the neighbourhood"

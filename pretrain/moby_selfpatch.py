@@ -16,8 +16,6 @@ holds neither. What is here is this project's reading, which changes as little o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from mmengine.dist import get_dist_info
 from torch import Tensor
@@ -65,6 +63,7 @@ class MoBYSelfPatchPretraining(MoBYPretraining):
         dim, heads = self.student["backbone"].embed_dim, self.student["backbone"].heads
         self.add(aggregation=PatchAggregation(dim, heads, neighbourhood, wrap, k, aggregation))
         if patch_loss_weight:
+            self.neighbourhood = neighbourhood
             self.add(patch_projector=ContrastiveHead(dim, hidden_dim, out_dim))
             self.student["patch_predictor"] = ContrastiveHead(out_dim, hidden_dim, out_dim)
             if negatives:
@@ -76,12 +75,6 @@ class MoBYSelfPatchPretraining(MoBYPretraining):
         if not self.patch_loss_weight:
             return "MoBY+Agg"
         return f"MoBY+SelfPatch ({'with negatives' if self.negatives else 'positives only'})"
-
-    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
-        """Refuse anything but two views, and views whose grid is smaller than the neighbourhood."""
-        super().check_crops(sizes, local)
-        if self.patch_loss_weight:
-            self.check_grids([*sizes, *local], self.student["aggregation"].neighbourhood)
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """MoBY's loss + λ·L_patch of two normalised views, (2, B, 3, S, S), or (1, B, 3, S, S) each."""

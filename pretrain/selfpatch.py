@@ -24,7 +24,6 @@ the mean over all of them. Gradients reach the student alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -159,6 +158,7 @@ class SelfPatchPretraining(DINOPretraining):
         dim, heads = self.student["backbone"].embed_dim, self.student["backbone"].heads
         self.add(aggregation=PatchAggregation(dim, heads, neighbourhood, wrap, k, aggregation))
         if patch_loss_weight:
+            self.neighbourhood = neighbourhood
             self.add(patch_head=DINOHead(dim, patch_out_dim, hidden_dim, bottleneck_dim))
             self.register_buffer("patch_center", torch.zeros(patch_out_dim))
 
@@ -166,12 +166,6 @@ class SelfPatchPretraining(DINOPretraining):
     def display_name(self) -> str:
         """The row's name in the reports: without a patch loss only the aggregated [CLS] is left."""
         return "DINO+SelfPatch" if self.patch_loss_weight else "DINO+Agg"
-
-    def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
-        """As DINO's; and refuse a grid that is smaller than the neighbourhood."""
-        super().check_crops(sizes, local)
-        if self.patch_loss_weight:
-            self.check_grids([*sizes, *local], self.student["aggregation"].neighbourhood)
 
     def loss(self, crops: list[Tensor]) -> dict[str, Tensor]:
         """L_cls + λ·L_patch of normalised crops, one tensor (V, B, 3, S, S) for each size, the global crops first."""
