@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -114,8 +115,7 @@ def _scene(plan: Plan, job: Job, size: tuple[int, int], frames: int = 1) -> Scen
 
 def write_image(root: Path, plan: Plan, job: Job) -> None:
     """One pretraining image."""
-    frame = _scene(plan, job, plan.image_size).render(0)
-    _save(root / "images" / "scenes" / f"{job.index:05d}.jpg", frame.image)
+    _save(root / f"images/scenes/{job.index:05d}.jpg", _scene(plan, job, plan.image_size).render(0).image)
 
 
 def write_davis(root: Path, plan: Plan, job: Job) -> str:
@@ -247,12 +247,12 @@ def generate(root: Path, plan: Plan, workers: int = 1) -> bool:
     jobs = [Job(kind, i) for kind, (_, count) in KINDS.items() for i in range(getattr(plan, count))]
     # sequences first: they are the longest jobs, and a long one at the end would keep one core waiting
     queue = sorted(jobs, key=lambda job: not job.kind.startswith("davis"))
-    tasks = [(root, plan, job) for job in queue]
     results: dict[Job, object] = {}
-    # fork: the other ways would import everything again in each worker, and nothing here has threads yet
-    pool = multiprocessing.get_context("fork").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    with Meter("toy world", len(jobs), "scenes") as meter, pool:  # on Ctrl-C this process alone speaks
-        for job, result in zip(queue, pool.imap(_run, tasks), strict=True):
+    pool, tasks = nullcontext(), [(root, plan, job) for job in queue]
+    if workers > 1:  # fork: the other ways would import everything again in each worker
+        pool = multiprocessing.get_context("fork").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with Meter("toy world", len(jobs), "scenes") as meter, pool as processes:  # on Ctrl-C this process alone speaks
+        for job, result in zip(queue, (processes.imap if processes else map)(_run, tasks), strict=True):
             results[job] = result
             meter.advance()
     write_indices(root, plan, {job: results[job] for job in jobs})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import faster_coco_eval as faster
@@ -23,19 +22,11 @@ from selfpatch.eval.datasets.coco_sense import as_rle
 from selfpatch.eval.dense.coco_matches import match
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.metrics import DETECTION
+from selfpatch.reports.record import Evaluation
 
 KINDS = {"bbox": "bbox", "mask": "segm"}  # our name: the scorers'
 AREAS = ("", "s", "m", "l")  # all, small, medium, large
 TOLERANCE = 1e-6  # in per cent: what the two scorers may differ by
-
-
-@dataclass
-class Scores:
-    """Figures in per cent, the arrays from which AP can be built again, and remarks."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    units: dict[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class InstanceMetric(BaseMetric):
@@ -49,7 +40,7 @@ class InstanceMetric(BaseMetric):
     def __init__(self, truth: dict[str, Any], exhaustive: bool = False) -> None:
         super().__init__(collect_device="cpu", prefix="test")
         self.truth, self.exhaustive = truth, exhaustive
-        self.scores = Scores()
+        self.scores = Evaluation({})
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep one batch's detections in a form that travels between processes."""
@@ -78,7 +69,7 @@ class InstanceMetric(BaseMetric):
         return {name: value for name, value in self.scores.metrics.items() if name in ("bbox AP", "mask AP")}
 
 
-def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustive: bool = False) -> Scores:
+def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustive: bool = False) -> Evaluation:
     """AP, AP50, AP75, APs, APm, APl and AP per class of boxes and masks.
 
     Figures without anything to find (no small object, a class without an instance) are left out. No detection at all is
@@ -100,29 +91,29 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
             mask = as_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
             annotation["area"] = float(rle.area(mask))
     truth = {**truth, "annotations": annotations}
-    scores = Scores()
-    scores.units = {
+    units = {
         "images": np.array(sorted(image["id"] for image in truth["images"])),
         "gt_image": np.array([a["image_id"] for a in annotations], dtype=np.int64),
         "gt_category": np.array([a["category_id"] for a in annotations], dtype=np.int64),
         "gt_ignored": np.array([bool(a["iscrowd"]) for a in annotations], dtype=bool),
     }
-    if scores.units["gt_ignored"].all():
+    scores = Evaluation({}, units)
+    if units["gt_ignored"].all():
         scores.notes.append("nothing to find: the annotation file holds crowds alone")
     elif not detections:
         scores.notes.append("no detection at all: every AP is 0; the training has not come to anything")
     for kind in KINDS:
-        scores.units |= match(truth, detections, kind)
+        units |= match(truth, detections, kind)
         found = _as_results(detections, kind)
         metrics = _summary(_run(faster.COCO, faster.COCOeval_faster, truth, found, kind), truth, kind)
         rebuilt = {name: DETECTION.metric(name) for name in DETECTION.metrics if name.startswith(kind)}
-        weights = np.ones((1, len(scores.units["images"])))
-        checks = {name: float(metric(scores.units, weights)[0]) for name, metric in rebuilt.items()}
+        weights = np.ones((1, len(units["images"])))
+        checks = {name: float(metric(units, weights)[0]) for name, metric in rebuilt.items()}
         _raise_unless_equal(metrics, checks, "the matches that are kept")
         if exhaustive:
             checks = _summary(_run(COCO, COCOeval, truth, found, kind), truth, kind)
             _raise_unless_equal(metrics, checks, "pycocotools")
-        scores.metrics |= metrics
+        scores.metrics.update(metrics)
     return scores
 
 

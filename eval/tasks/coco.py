@@ -67,7 +67,7 @@ def evaluate(backbone: LoadedBackbone, dataset: Instances, settings: Settings, o
     metric = import_dense("selfpatch.eval.dense.coco_metric").InstanceMetric(dataset.truth, settings.check_scorer)
     if not trainer.train_and_test(plan(backbone, dataset, settings, metric), out, settings):
         return None
-    return Evaluation(metric.scores.metrics, metric.scores.units, metric.scores.notes)
+    return metric.scores
 
 
 def _read(settings: Settings, backbone: LoadedBackbone) -> tuple[str, recipes.Recipe, Config]:
