@@ -172,7 +172,7 @@ def test_a_single_changed_tensor_is_caught_before_training(vit, name):
 
     class Runner:
         model, iter = detector, 0
-        logger = type("Logger", (), {"log": staticmethod(lambda *_: None)})
+        logger = type("Logger", (), {"info": staticmethod(lambda *_: None)})
 
     CertifyBackbone().before_train(Runner)
     with torch.no_grad():
