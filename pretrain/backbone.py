@@ -53,6 +53,7 @@ class Backbone(nn.Module):
         heads: attention heads of the last block.
         mean, std: R, G, B that normalise the pixels (0 … 1) of the images it was trained with.
         fingerprint_unit: pixels; certificates are made on an image of 4x6 squares of this side.
+        positions: how its table of position embeddings is resized; None: it has none.
         checkpointing: whether each block's activations are computed again in the backward pass, to save memory.
     """
 
@@ -68,6 +69,7 @@ class Backbone(nn.Module):
     patch_size: int
     fingerprint_unit: int
     checkpointing = False
+    positions: str | None = None
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     @property

@@ -307,8 +307,17 @@ def _protocol(settings: Propagation) -> Protocol:
 
 
 def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out: Path) -> Evaluation:
-    """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame."""
-    lost, earlier = propagate_all(backbone, dataset.videos, out, settings.on(backbone), anew=settings.force)
+    """Write ``out/masks``, score them: means, recall and decay in per cent, and J and F of every object and frame.
+
+    The published protocol resizes position embeddings as DINO's code does: so it is done here, whatever library a
+    checkpoint comes from, and the same weights have the same figure in every format.
+    """
+    model, own = backbone.model, backbone.model.positions
+    model.positions = own and "dino"
+    try:
+        lost, earlier = propagate_all(backbone, dataset.videos, out, settings.on(backbone), anew=settings.force)
+    finally:
+        model.positions = own
     truth = settings.data / "Annotations" / settings.resolution
     scores = score_folder(
         truth,
@@ -319,6 +328,8 @@ def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out:
     write_text(out / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     write_text(out / "scores.csv", scores.to_csv())
     notes = [lost_line(name, objects) for name, objects in lost.items() if objects]
+    if own not in (None, "dino"):
+        notes.append(f"position embeddings were resized as in DINO's code, as the protocol does, and not {own}")
     units = scores.units()
     kept = {"images": dataset.root / "JPEGImages" / settings.resolution, "truth": truth, "masks": out / "masks"}
     kept = {name: str(folder.resolve()) for name, folder in kept.items()}

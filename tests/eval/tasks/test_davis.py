@@ -299,6 +299,17 @@ def test_evaluation_gives_masks_figures_and_units(tree, tmp_path):
     }  # fmt: skip
 
 
+def test_positions_are_resized_as_the_protocol_does_whatever_library_a_file_is_from(tree, tmp_path):
+    own, _ = run(tree, tmp_path / "own")
+    theirs = loaded(positions="bicubic", img_size=32)
+    result, _ = run(tree, tmp_path / "theirs", theirs)
+    same, _ = run(tree, tmp_path / "same", loaded(img_size=32))
+    assert result.metrics == same.metrics
+    assert theirs.model.positions == "bicubic"
+    assert "not bicubic" in result.notes[-1]
+    assert not any("position" in note for note in own.notes)
+
+
 def test_a_lost_object_is_named(tree, tmp_path, capsys):
     result, _ = run(tree, tmp_path / "out")
     assert len(result.notes) == 1
