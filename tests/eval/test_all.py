@@ -67,7 +67,7 @@ def test_every_size_takes_either_family(name, size, family):
     settings = check(task.Settings, task.SIZES[size])
     with torch.device("meta"):
         model = family()
-    backbone = SimpleNamespace(model=model, arch={**model.arch, "name": "x"}, checkpoint="x.pth")
+    backbone = SimpleNamespace(model=model, arch={**model.arch, "name": "x"}, checkpoint="x.pth", tap_norm=False)
     assert task.protocol(settings, backbone).name.startswith(f"{settings.protocol}@")
 
 
