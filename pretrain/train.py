@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": config.schedule.epochs},
-        optim_wrapper=optimiser_of(method, config, schedule.base_lr),
+        optim_wrapper=partial(optimiser_of, config=config, lr=schedule.base_lr),  # of the model on its device
         default_hooks={
             "runtime_info": ReadLosses(config.log_interval, STEADIER),
             "logger": {"type": "LoggerHook", "interval": config.log_interval},
