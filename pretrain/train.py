@@ -16,7 +16,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
-from selfpatch.pretrain import data, hooks
+from selfpatch.pretrain import data, hooks, tracking
 from selfpatch.pretrain.augment import is_local
 from selfpatch.pretrain.checkpoint import plain, save_file
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -151,7 +151,9 @@ def save_untrained(config: Config, work_dir: Path) -> Path:
     return path
 
 
-def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = "none") -> Path:
+def train(
+    config: Config, work_dir: Path, resume: bool = False, launcher: str = "none", log_to: str = "tensorboard"
+) -> Path:
     """Train by ``config`` and return the path of the last checkpoint.
 
     Args:
@@ -159,6 +161,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
         work_dir: where checkpoints and logs go.
         resume: go on from ``work_dir/checkpoint.pth``, if there is one.
         launcher: "none", "pytorch" (torchrun) or "slurm".
+        log_to: one of :data:`~selfpatch.pretrain.tracking.TRACKERS`.
 
     Raises:
         UserError: the data, the config or the checkpoint to go on from cannot be used; the loss is not finite.
@@ -197,7 +200,7 @@ def train(config: Config, work_dir: Path, resume: bool = False, launcher: str = 
             hooks.GoOnWithinEpoch(),
             *checkpoint_hooks(config, meta),
         ],
-        visualizer={"type": "Visualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]},
+        visualizer={"type": "Visualizer", "vis_backends": tracking.backends(log_to, work_dir)},
         randomness={"seed": config.seed},
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
@@ -222,8 +225,10 @@ def main(argv: Sequence[str]) -> None:
     add("--cfg-options", nargs="+", action=ConfigOptions, default={}, metavar="KEY=VALUE", help="override config keys")
     add("--gpus", type=int, default=1, help="processes on this machine, one a GPU")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
+    add("--log-to", choices=tracking.TRACKERS, default="tensorboard", help="where curves go, all of it in the work dir")
     args = parser.parse_args(argv)
 
+    tracking.check(args.log_to)
     config = load_config(args.config, args.cfg_options)
     if args.data:
         config.data.root = args.data
@@ -239,7 +244,7 @@ def main(argv: Sequence[str]) -> None:
             build_method(config)
         run_processes(args.gpus, "selfpatch.pretrain.train", argv)
         return
-    checkpoint = train(config, work_dir, args.resume, args.launcher)
+    checkpoint = train(config, work_dir, args.resume, args.launcher, args.log_to)
     if is_main_process():
         print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")
 

@@ -21,6 +21,7 @@ from selfpatch.eval.checkpoints.pixels import Pixels, PixelSettings, pixels_of
 from selfpatch.pretrain.backbone import PUBLISHED_DEPTH
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Settings, as_json, changed, check, optional
+from selfpatch.pretrain.tracking import Tracker
 from selfpatch.reports.record import Dataset, Protocol
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -113,6 +114,7 @@ class RunSettings(Settings):
     workers: int | None = Field(None, ge=0, description="loading processes for each process [4; CPU: 0]")
     save_every: int = Field(1000, ge=1, description="iterations between checkpoints, at most a tenth of the run")
     log_every: int = Field(50, ge=1, description="iterations between lines of progress")
+    log_to: Tracker | None = Field(None, description="where curves go, too [JSON lines in the run's folder]")
     dry_run: bool = Field(False, description="show config, time and disk; train nothing")
     skip_unreadable: bool = Field(False, description="train on without the images that cannot be read")
 

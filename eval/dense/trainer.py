@@ -37,7 +37,7 @@ from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.dense.image_stream import Batches, Images, ImageStream, Loader
 from selfpatch.eval.dense.pyramid import CertifyBackbone
 from selfpatch.eval.dense.recipe import Recipe, RunSettings
-from selfpatch.pretrain import launch
+from selfpatch.pretrain import launch, tracking
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import write_text
 from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, PreciseOptimWrapper, ReadLosses, SafeRunner
@@ -218,6 +218,7 @@ def _runner(
         resume=newest.exists(),
         randomness={"seed": recipe.seed},
         log_processor={"by_epoch": False, "window_size": settings.log_every},
+        visualizer=_visualizer(settings, folder),
         log_level="WARNING" if settings.dry_run else "INFO",
         default_scope=plan.scope,
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
@@ -225,6 +226,14 @@ def _runner(
         launcher=settings.launcher,
         env_cfg=ENVIRONMENT,
     )
+
+
+def _visualizer(settings: RunSettings, folder: Path) -> dict[str, Any] | None:
+    """What draws the curves; None: mmengine's own, which writes JSON lines."""
+    if settings.log_to is None or settings.dry_run:
+        return None
+    own = [{"type": "LocalVisBackend"}, *tracking.backends(settings.log_to, folder)]
+    return {"type": "mmengine.Visualizer", "vis_backends": own}
 
 
 def _data_set(config: dict[str, Any]) -> Any:
