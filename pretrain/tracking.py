@@ -24,10 +24,12 @@ def backends(tracker: str, work_dir: Path) -> list[dict[str, Any]]:
     """
     check(tracker)
     found = [{"type": "TensorboardVisBackend"}]
+    curves: dict[str, Any] = {"artifact_suffix": ()}  # alone: no copy of the run's files, its store among them
     folder, name = Path(work_dir).resolve(), Path(work_dir).name
     if tracker == "mlflow":
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions ask for it
-        found.append({"type": "MLflowVisBackend", "save_dir": str(folder / "mlruns"), "exp_name": name})
+        store = {"save_dir": str(folder / "mlruns"), "exp_name": name, **curves}
+        found.append({"type": "MLflowVisBackend", **store})
     elif tracker == "wandb":
         options = {"mode": "offline", "project": "selfpatch", "name": name, "dir": str(folder)}
         found.append({"type": "WandbVisBackend", "init_kwargs": options})
@@ -36,7 +38,7 @@ def backends(tracker: str, work_dir: Path) -> list[dict[str, Any]]:
     elif tracker == "clearml":
         os.environ.setdefault("CLEARML_OFFLINE_MODE", "1")
         options = {"project_name": "selfpatch", "task_name": name}
-        found.append({"type": "ClearMLVisBackend", "init_kwargs": options})
+        found.append({"type": "ClearMLVisBackend", "init_kwargs": options, **curves})
     return found
 
 

@@ -151,6 +151,11 @@ def save_untrained(config: Config, work_dir: Path) -> Path:
     return path
 
 
+def runner_config(config: Config, work_dir: Path) -> Config:
+    """What the Runner and the trackers see of a config: the work dir, and no "compile": the Runner would do it, too."""
+    return Config({**{key: value for key, value in config.items() if key != "compile"}, "work_dir": str(work_dir)})
+
+
 def train(
     config: Config, work_dir: Path, resume: bool = False, launcher: str = "none", log_to: str = "tensorboard"
 ) -> Path:
@@ -205,7 +210,7 @@ def train(
         load_from=str(newest) if newest.exists() else None,
         resume=newest.exists(),
         experiment_name=f"{work_dir.name}-{time.time_ns():x}",  # two runs of one second would share a logger
-        cfg=Config({key: value for key, value in config.items() if key != "compile"}),  # the Runner would compile, too
+        cfg=runner_config(config, work_dir),
         launcher=launcher,
         env_cfg=ENVIRONMENT,
     )

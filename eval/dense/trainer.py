@@ -222,7 +222,7 @@ def _runner(
         log_level="WARNING" if settings.dry_run else "INFO",
         default_scope=plan.scope,
         experiment_name=f"{plan.scope}-{os.getpid()}-{time.time_ns()}",
-        cfg=Config(synchronised),
+        cfg=Config({**synchronised, "work_dir": str(folder)}),  # trackers ask for it
         launcher=settings.launcher,
         env_cfg=ENVIRONMENT,
     )
