@@ -49,13 +49,21 @@ def pictures_of(table: Table, scored: Scores) -> tuple[list[Picture], list[str]]
 
 
 def most_different(table: Table, scored: Scores) -> list[str]:
-    """The units of the largest losses against the baseline, worst first, then those of the largest gains."""
+    """The units of the largest losses against the baseline, worst first, then those of the largest gains.
+
+    Where no row has a baseline: the units on which rows differ most.
+    """
     found: dict[str, list[float]] = {}
     for row, values in scored.items():
         reference = scored.get(table.reference(row))
         for name, value in values.items():
             if reference and name in reference:
                 found.setdefault(name, []).append(value - reference[name])
+    if not found:
+        columns = [scored[row] for row in scored]
+        shared = set(columns[0]).intersection(*columns[1:])
+        spread = {name: max(one[name] for one in columns) - min(one[name] for one in columns) for name in shared}
+        return sorted(spread, key=lambda name: (-spread[name], name))[:MOST]
     losses = sorted((name for name, deltas in found.items() if min(deltas) < 0), key=lambda name: min(found[name]))
     gains = sorted((name for name, deltas in found.items() if max(deltas) > 0), key=lambda name: max(found[name]))
     return list(dict.fromkeys([*losses[:MOST], *gains[-MOST:]]))

@@ -68,3 +68,7 @@ def test_masks_of_another_evaluation_are_not_shown(world, capsys):
         sidecar.write_text(json.dumps({"weights_sha256": "0", "protocol": {"name": "x"}}))
     assert "data:image/webp" not in report(world)
     assert "are of another evaluation by now" in capsys.readouterr().out
+
+
+def test_without_a_baseline_the_units_on_which_rows_differ_are_shown(world):
+    assert "data:image/webp;base64," in report(world, "--baseline", "none")
