@@ -42,6 +42,7 @@ def record(**changes):
         "metrics": {"J&F": 61.25},
         "notes": ["object 2 was lost"],
         "findings": ["1 of 90 frames carries an orientation"],
+        "kept": {"masks": "work_dirs/eval/davis/masks"},
         **changes,
     }
 
