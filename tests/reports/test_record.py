@@ -120,7 +120,7 @@ class TestWriting:
 
 class TestSchema:
     def test_every_field_is_asked_for(self):
-        optional = {"units", "findings", "path"}
+        optional = {"units", "findings", "kept", "path"}
         for key in Record.model_fields.keys() - optional:
             broken = record()
             del broken[key]
@@ -151,7 +151,7 @@ class TestSchema:
         self, tmp_path, task, metrics, title, headline, measure
     ):
         old = {key: value for key, value in record().items() if key not in ("title", "headline", "measure", "lower")}
-        del old["findings"]
+        del old["findings"], old["kept"]
         (tmp_path / "old.json").write_text(json.dumps({**old, "task": task, "metrics": metrics, "units": None}))
         read = read_record(tmp_path / "old.json")
         assert (read.title, read.headline) == (title, headline)
