@@ -46,6 +46,7 @@ class Instrument:
 
     task: str
     protocol: str | None = None  # None: the task's default
+    changes: tuple[str, ...] = ()  # further options of the evaluation, such as ("--crop", "224")
 
     @property
     def name(self) -> str:
@@ -63,8 +64,8 @@ def instruments(size: str) -> list[Instrument]:
     found = []
     for name, task in benchmarks().items():
         if "protocol" in task.Settings.model_fields:
-            own = [one for one in protocols(name) if one.endswith(f"-{size}") or one == "dense-knn"]
-            found += [Instrument(name, one) for one in own]
+            own = [one for one in protocols(name) if one.endswith(f"-{size}")]
+            found += [Instrument(name, one) for one in [*own, *getattr(task, "UNTRAINED", ())]]
         else:
             found.append(Instrument(name))
     return found
@@ -109,7 +110,8 @@ def options(instrument: Instrument, args: argparse.Namespace) -> list[str]:
     words = ["--data", str(getattr(args, instrument.source))]
     if instrument.task == "coco" and args.images:
         words += ["--images", str(args.images)]
-    return words + (["--protocol", instrument.protocol] if instrument.protocol else [])
+    words += ["--protocol", instrument.protocol] if instrument.protocol else []
+    return [*words, *instrument.changes]
 
 
 def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) -> Record:

@@ -12,9 +12,10 @@ A task defines
   files in ``out`` to go on from. None: there is nothing to record, after a dry run or in a process that is not the
   first.
 
-It may define ``EXTRAS``, names of settings that ask for something beside the record; ``SIZES``, settings for each
-``--size`` of ``tools/eval_all.sh``; ``SOURCE``, the data set's name in ``tools/prepare_data.sh`` where that is not the
-task's; and ``DIAGNOSTIC = True``: it explains figures and is no benchmark, so that ``tools/eval_all.sh`` leaves it out.
+It may define ``EXTRAS``, names of settings that ask for something beside the record; ``UNTRAINED``, its protocols that
+train nothing and have no config; ``SIZES``, settings for each ``--size`` of ``tools/eval_all.sh``; ``SOURCE``, the data
+set's name in ``tools/prepare_data.sh`` where that is not the task's; and ``DIAGNOSTIC = True``: it explains figures and
+is no benchmark, so that ``tools/eval_all.sh`` leaves it out.
 """
 
 from __future__ import annotations

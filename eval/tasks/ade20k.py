@@ -36,7 +36,8 @@ DEFAULTS = {"vit": "upernet-160k", "swin": "upernet-swin-160k"}
 KNOWN = {"recipe", "insists", "model", "num_classes", "crop", "augment", "slide"}  # keys of a config
 
 
-LOOK_UP = "dense-knn"  # the protocol that trains nothing and has no config
+LOOK_UP = "dense-knn"  # trains nothing and has no config
+UNTRAINED = (LOOK_UP,)
 LookupOptions = optional(LookupSettings, "LookupOptions")
 
 

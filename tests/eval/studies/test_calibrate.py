@@ -109,3 +109,21 @@ def test_every_small_protocol_is_an_instrument():
     assert {"davis", "ade20k/semantic-fpn-mini", "ade20k/upernet-mini", "ade20k/linear-mini"} <= set(names)
     assert {"coco/mask-rcnn-mini", "knn", "linear"} <= set(names)
     assert "coco/mask-rcnn-fast" in [instrument.name for instrument in instruments("fast")]
+
+
+SHORT = [  # one protocol a task, small enough for a test
+    Instrument("davis", None, ("--short-side", "140", "--sequences", "blackswan,car-shadow,libby")),
+    Instrument("ade20k", "dense-knn", ("--crop", "112")),
+    Instrument("coco", "mask-rcnn-mini", ("--iters", "25", "--warmup-iters", "3")),
+]
+
+
+@pytest.mark.parametrize("instrument", SHORT, ids=lambda instrument: instrument.task)
+def test_a_short_protocol_of_each_task_ranks_real_weights_above_untrained_ones(instrument, data_root, tmp_path):
+    good = data_root / "vit-s14/model.safetensors"
+    twin = calibrate.save_untrained(load_backbone(good), tmp_path)
+    places = {"davis": "davis-mini", "ade20k": "ade-mini", "coco": "coco-mini"}
+    args = argparse.Namespace(out=tmp_path, images=data_root / "davis-mini/JPEGImages/480p")
+    vars(args).update({name: data_root / folder for name, folder in places.items()})
+    rows = calibrate.calibrate(instrument, good, twin, args)
+    assert [row["verdict"] for row in rows[:1]] == ["measures"], to_markdown(rows)
