@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/rehearsal.py"
+TOOL = Path(__file__).resolve().parents[1] / "rehearsal.py"
 
 
 @pytest.mark.parametrize(("what", "said"), [("imagenet", "is ready"), ("coco", "is ready"), ("scores", "mask AP")])
