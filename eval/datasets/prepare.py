@@ -40,7 +40,12 @@ def main(argv: Sequence[str]) -> None:
     from selfpatch.eval import tasks  # they stand above the data sets, and this command above both
 
     known = sets()
-    own = [name for name in tasks.names() if getattr(tasks.load(name), "SOURCE", name) not in known]
+    loaded = {name: tasks.load(name) for name in tasks.names()}
+    own = [
+        name
+        for name, task in loaded.items()
+        if getattr(task, "SOURCE", name) not in known and not getattr(task, "DIAGNOSTIC", False)  # it has no set
+    ]
     parser = command_parser(DESCRIPTION)
     parser.add_argument("set", choices=[*known, *own], help="which data set")
     parser.add_argument("--data", type=Path, metavar="DIR", help="its folder; without it: data/<set>")
@@ -48,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--all", action="store_true", help="open every file instead of a sample of large sets")
     given = parser.parse_args(argv)
     if given.set in own:
-        _open(tasks.load(given.set), given.data)
+        _open(loaded[given.set], given.data)
         return
     module = known[given.set]
     root = given.data or Path(module.SOURCE.folder)

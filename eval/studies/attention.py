@@ -90,8 +90,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def score(name: str, backbone: LoadedBackbone, settings: attention.Settings, args: argparse.Namespace) -> Record:
     """The record of one checkpoint, found or made."""
     print(f"\n== {name}", flush=True)
-    options = {"which": args.which, "heads": args.heads, "unsafe_load": args.unsafe_load, "prefix": args.prefix}
-    return run.run(attention, settings, backbone.checkpoint, records=args.records, out=args.out, method=name, **options)
+    places = {"records": args.records, "out": args.out}
+    return run.run(attention, settings, backbone.checkpoint, **places, method=name, **checkpoint_options(args))
 
 
 def difference(record: Record, reference: Record, metric: str) -> str:

@@ -18,7 +18,7 @@ def loaded(mean=IMAGENET_MEAN, std=IMAGENET_STD) -> SimpleNamespace:
     model = VisionTransformer(embed_dim=24, depth=2, heads=2, img_size=32, patch_size=8)
     arch = {"family": "vit", "name": "vit", "depth": 2}
     model.mean, model.std = mean, std
-    return SimpleNamespace(model=model, arch=arch, checkpoint="x.pth")
+    return SimpleNamespace(model=model, arch=arch, checkpoint="x.pth", tap_norm=False)
 
 
 def test_they_are_the_checkpoints_unless_given():
