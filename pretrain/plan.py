@@ -107,16 +107,7 @@ def gloo_seconds(processes: int, volume: int, times: int = 5) -> float:
     context = torch.multiprocessing.get_context("spawn")
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     results = context.SimpleQueue()
-    jobs = [
-        context.Process(target=_reduce, args=(rank, processes, store.port, volume, times, results))
-        for rank in range(processes)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    if any(job.exitcode for job in jobs):
-        raise RuntimeError(f"one of {processes} gloo processes failed")
+    torch.multiprocessing.spawn(_reduce, (processes, store.port, volume, times, results), processes, daemon=True)
     return max(results.get() for _ in range(processes))
 
 
