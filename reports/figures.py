@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -28,7 +25,6 @@ from selfpatch.reports.tables import Row, Table
 
 LONGEST = 100  # characters of a table's or plot's name in a file's
 VECTOR = ("pdf", "svg")  # formats that can be asked for beside PNG
-UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}  # equal data, equal file
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,13 @@ class Plot:
     @cached_property
     def png(self) -> bytes:
         """The figure as a PNG."""
-        return self.render("png")
-
-    def render(self, ending: str) -> bytes:
-        """The figure as a file of that ending: png, pdf or svg."""
-        buffer = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "selfpatch"}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
-            self.figure.savefig(buffer, format=ending, dpi=plots.DPI, metadata=UNDATED[ending])
-        return buffer.getvalue()
+        return plots.render(self.figure)
 
     def save(self, path: Path, endings: Sequence[str] = ()) -> None:
         """Write ``path``.png, ``path``.csv with the data, and further formats."""
         for ending in ("png", *endings):
             with atomic_path(f"{path}.{ending}") as temporary:
-                temporary.write_bytes(self.png if ending == "png" else self.render(ending))
+                temporary.write_bytes(self.png if ending == "png" else plots.render(self.figure, ending))
         write_text(f"{path}.csv", self.data.to_csv(index=False))
 
 

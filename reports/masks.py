@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.pretrain.folders import folders_in, list_files
 from selfpatch.pretrain.images import read_labels, read_picture
-from selfpatch.reports.plots import png_bytes, save
+from selfpatch.reports.attention import rows_figure
+from selfpatch.reports.plots import save
 
 DESCRIPTION = """Draw the masks that several methods propagated, beside the frames and the truth.
 
 example: python -m selfpatch.reports.masks --davis data/DAVIS --out work_dirs/report \\
              DINO=work_dirs/eval/a/masks SelfPatch=work_dirs/eval/b/masks"""
 COLOURS = np.array([(230, 97, 1), (0, 114, 178), (0, 158, 115), (204, 121, 167), (240, 228, 66)])  # colour-blind-safe
-TITLE = 32  # characters that fit above a picture
 SHOWN = (0.25, 0.6, 1.0)  # which frames, as shares of the sequence: the first is given, so it tells nothing
 
 
@@ -49,33 +48,19 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path]) -> Fi
     names = list(list_files(truth, [".png"], deep=False).by_stem()) if truth.is_dir() else []
     if not names:
         raise UserError(f"no masks in {truth}: give a DAVIS-style root")
-    rows = [names[round(share * (len(names) - 1))] for share in SHOWN]
-    columns = ["frame", "ground truth", *methods]
-    folders = [truth, *(folder / sequence for folder in methods.values())]
+    chosen = [names[round(share * (len(names) - 1))] for share in SHOWN]
     paths = list_files(images, deep=False).by_stem() if images.is_dir() else {}
-    frames = [read_picture(paths.get(name, images / f"{name}.jpg")) for name in rows]
-    width = 2.4
-    height = width * frames[0].shape[0] / frames[0].shape[1]
-    lines = max(len(textwrap.wrap(title, TITLE)) for title in columns)
-    figure = Figure(
-        figsize=(width * len(columns), (height + 0.05) * len(rows) + 0.4 + 0.15 * lines), layout="constrained", dpi=110
-    )
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for row, (name, frame) in enumerate(zip(rows, frames, strict=True)):
+    rows = []
+    for name in chosen:
+        frame = read_picture(paths.get(name, images / f"{name}.jpg"))
         pictures = [frame]
-        for path in (folder / f"{name}.png" for folder in folders):
+        for path in (folder / f"{name}.png" for folder in (truth, *(one / sequence for one in methods.values()))):
             mask = read_labels(path)
             if mask.shape != frame.shape[:2]:
                 raise UserError(f"{path} is no mask of its frame: shape {mask.shape}, frame {frame.shape[:2]}")
             pictures.append(overlay(frame, mask))
-        for axis, picture, title in zip(axes[row], pictures, columns):
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
-            if row == 0:
-                axis.set_title(textwrap.fill(title, TITLE), fontsize=9, parse_math=False)
-        axes[row, 0].set_ylabel(f"frame {int(name)}" if name.isdigit() else name, fontsize=8)
-    figure.suptitle(sequence, fontsize=10, parse_math=False)
-    return figure
+        rows.append((f"frame {int(name)}" if name.isdigit() else name, pictures))
+    return rows_figure(sequence, rows, ["frame", "ground truth", *methods])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -97,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     if not sequences:
         raise UserError(f"{first} holds no folder of masks: expected <sequence>/*.png in it")
     for sequence in sequences:
-        save(png_bytes(sequence_picture(args.davis, sequence, methods)), args.out / f"{sequence}.png")
+        save(sequence_picture(args.davis, sequence, methods), args.out / f"{sequence}.png")
     print(f"{len(sequences)} pictures of masks: {args.out}/<sequence>.png")
 
 

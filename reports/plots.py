@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8c8c8c"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DPI = 150
+UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}  # equal data, equal file
 STYLE = {
     "font.size": 9,
     "figure.titlesize": 10,
@@ -233,17 +235,19 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
     return {"Random": GREY} | {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(others)}
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+def render(figure: Figure, ending: str = "png") -> bytes:
+    """The figure as a file of that ending: png, pdf or svg; equal data give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with matplotlib.rc_context({"svg.hashsalt": "selfpatch"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
+        figure.savefig(buffer, format=ending, dpi=DPI, metadata=UNDATED[ending])
     return buffer.getvalue()
 
 
-def save(png: bytes, path: str | Path) -> None:
-    """Write a PNG atomically."""
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure, atomically, in the format of the path's ending."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
+        temporary.write_bytes(render(figure, Path(path).suffix[1:]))
 
 
 def _figure(width: float, height: float) -> Figure:

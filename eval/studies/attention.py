@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from selfpatch.eval import run
 from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, checkpoint_options, load_backbone
@@ -19,9 +18,9 @@ from selfpatch.pretrain.cli import UserError, command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.pretrain.images import read_picture
 from selfpatch.pretrain.settings import check
-from selfpatch.reports import plots
 from selfpatch.reports.attention import attention_figure, enlarged, principal_colours, rows_figure
 from selfpatch.reports.bootstrap import compare_records
+from selfpatch.reports.plots import save
 from selfpatch.reports.record import Record
 
 DESCRIPTION = """Draw what query patches look at, as figure 1 of SelfPatch does, and say it in figures.
@@ -174,11 +173,6 @@ def points_of(
         return [((x + 0.5) / width, (y + 0.5) / height) for x, y in points]
     h, w = (side // stride for side in size)
     return [((n % w + 0.5) / w, (n // w + 0.5) / h) for n in attention.choose_queries(labels, (h, w), SHOWN // 2)]
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as a PNG."""
-    plots.save(plots.png_bytes(figure), path)
 
 
 def file_name(text: str) -> str:

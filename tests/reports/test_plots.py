@@ -9,7 +9,7 @@ import pytest
 from selfpatch.reports.ablation import Ablation
 from selfpatch.reports.bootstrap import Difference
 from selfpatch.reports.frames import ROW
-from selfpatch.reports.plots import GREY, bars, curve, method_colours, png_bytes, units
+from selfpatch.reports.plots import GREY, bars, curve, method_colours, render, units
 from selfpatch.reports.tables import Row, Table
 
 INTERVAL = Difference("J&F", 63.0, 60.0, 3.0, 1.5, 4.5, 0.99, 100, "sequence", 30)
@@ -132,7 +132,7 @@ def test_a_method_keeps_its_colour_and_random_is_grey():
 
 def test_drawing_leaves_no_global_state(table):
     before = dict(matplotlib.rcParams)
-    png = png_bytes(bars(table, "J&F", method_colours(scores_of(table))))
+    png = render(bars(table, "J&F", method_colours(scores_of(table))))
     assert png.startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before
     from matplotlib._pylab_helpers import Gcf
