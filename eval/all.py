@@ -12,7 +12,7 @@ from types import ModuleType
 
 from selfpatch.eval import tasks
 from selfpatch.eval.dense.recipe import RunSettings
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import UserError, command_parser
 from selfpatch.pretrain.settings import option
 
 DESCRIPTION = """Score one checkpoint on every task whose data is there (DAVIS, COCO, ADE20K, …) and print the table.
@@ -82,7 +82,3 @@ def _run(name: str, task: ModuleType, args: argparse.Namespace) -> bool:
     done = subprocess.run([sys.executable, *command], check=False).returncode == 0
     print(f"{name}: {'done' if done else 'failed'} after {time.monotonic() - started:.0f} s", flush=True)
     return done
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -29,11 +29,7 @@ def build_backbone(config: dict) -> Backbone:
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class of a backbone by its name.
-
-    Raises:
-        UserError: there is none of this name.
-    """
+    """The class of a backbone by its name; UserError: there is none."""
     if name not in MODULES:
         raise UserError(f"model.backbone.type={name!r} is no known backbone: choose {' or '.join(MODULES)}")
     return getattr(importlib.import_module(f"selfpatch.pretrain.{MODULES[name]}"), name)

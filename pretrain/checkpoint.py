@@ -39,12 +39,15 @@ def load_file(path: str | Path) -> Any:
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"{path} is not a whole checkpoint ({first_line[:120]}): it is cut short or of another format"
-        ) from None
+        raise UserError(cut_short(path, error)) from None
     raise_if_larger_than_stored(path, content)
     return content
+
+
+def cut_short(path: Path, error: Exception) -> str:
+    """One line for whatever broken bytes have raised."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"{path} is not a whole checkpoint ({line[:120]}): it is cut short or of another format"
 
 
 def raise_if_larger_than_stored(path: Path, content: Any) -> None:
@@ -57,9 +60,8 @@ def raise_if_larger_than_stored(path: Path, content: Any) -> None:
         elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
             claimed, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
             if claimed > max(LARGE, 8 * stored):
-                raise UserError(
-                    f"{path} has a tensor of {claimed:,} bytes, of which {stored:,} are stored: do not use it"
-                )
+                sizes = f"{claimed:,} bytes, of which {stored:,} are stored"
+                raise UserError(f"{path} has a tensor of {sizes}: do not use it")
 
 
 def _refusal(path: Path, reason: str) -> str:

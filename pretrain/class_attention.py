@@ -73,13 +73,7 @@ class ClassAttentionBlock(nn.Module):
 
 
 class ClassAttentionPooling(nn.Module):
-    """A learned [CLS] token, class-attention blocks and a LayerNorm: sets of patch tokens become one token each.
-
-    Args:
-        dim: width of the tokens.
-        heads: attention heads.
-        depth: number of blocks.
-    """
+    """A learned [CLS] token, class-attention blocks and a LayerNorm: sets of patch tokens become one token each."""
 
     def __init__(self, dim: int, heads: int, depth: int = 2) -> None:
         super().__init__()

@@ -33,7 +33,6 @@ class ProcessError(Exception):
 
     Args:
         message: what the user is shown, as it is.
-        status: the exit status of this process.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -92,8 +91,6 @@ def run_command(
     """Run ``main(argv)`` and exit: 0 when it returns, 2 with one line on a :class:`UserError`, 130 on Ctrl-C.
 
     Args:
-        main: the command.
-        argv: its words; None: this process's.
         interrupted: what a user is told to do after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)

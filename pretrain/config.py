@@ -81,10 +81,6 @@ class ConfigOptions(DictAction):
 def load_config(name: str, options: dict | None = None) -> Config:
     """Read a config and refuse what nothing reads or what cannot be meant.
 
-    Args:
-        name: a path, or the name of a file in ``configs/pretrain``.
-        options: overrides by dotted key.
-
     Raises:
         UserError: there is no such config, it is no valid config, or a key or a value is not possible.
     """
@@ -139,8 +135,8 @@ def method_class(config: Config) -> type[Method]:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"method={config.method!r}: there is no pretrain/{config.method}.py ({error})") from None
-    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Method)]
-    found = [c for c in classes if c.__module__ == name and c is not Method]
+    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == name]
+    found = [c for c in own if issubclass(c, Method) and c is not Method]
     if len(found) != 1:
         raise UserError(f"method={config.method!r}: pretrain/{config.method}.py holds {len(found)} methods, not one")
     return found[0]

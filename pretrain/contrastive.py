@@ -54,13 +54,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
 
 class ContrastiveHead(nn.Module):
-    """Linear, batch norm, ReLU, Linear: MoBY's projector and predictor (arXiv 2105.04553, section 3).
-
-    Args:
-        in_dim: width of the features.
-        hidden_dim: width between the Linears; the only place with a norm.
-        out_dim: width of what queries and keys are compared in.
-    """
+    """Linear, batch norm, ReLU, Linear: MoBY's projector and predictor (arXiv 2105.04553, section 3)."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -74,12 +68,7 @@ class ContrastiveHead(nn.Module):
 
 
 class KeyQueue(nn.Module):
-    """The latest keys, of all processes, as columns (D, K); starts as random unit vectors.
-
-    Args:
-        dim: width D of a key.
-        length: how many keys K are kept; a batch need not divide it.
-    """
+    """The latest keys, of all processes, as columns (D, K); starts as random unit vectors."""
 
     def __init__(self, dim: int, length: int) -> None:
         super().__init__()

@@ -24,20 +24,12 @@ LOOKED_AT_FIRST = 1000  # images whose header is read before anything is compute
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All images under ``root``, at any depth, in order.
-
-    Raises:
-        UserError: there is no such folder, or no image in it.
-    """
+    """All images under ``root``, at any depth, in order; UserError: there is none."""
     return Folder(root).paths
 
 
 class Folder(Sequence[Path]):
-    """The image files below a folder. Item i is what a reader of pictures takes: here a path.
-
-    Raises:
-        UserError: as :func:`list_images`.
-    """
+    """The image files below a folder. Item i is what a reader of pictures takes: here a path."""
 
     def __init__(self, root: str | Path) -> None:
         listing = list_files(root)
@@ -56,7 +48,6 @@ class Folder(Sequence[Path]):
         return self.paths[number].relative_to(self.root).as_posix()
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """A random order of the images."""
         return rng.permutation(len(self))
 
 
@@ -87,11 +78,6 @@ class CropDataset(Dataset):
 
     An unreadable image is replaced by the next one that can be read, and its number goes along as ``unreadable``, for
     the main process to name it and to count.
-
-    Args:
-        root: a folder of images or of WebDataset shards, nested or flat.
-        views: the config's ``views``.
-        seed: the run's seed.
 
     Raises:
         UserError: as :func:`open_images`; or too many of the first images that are looked at cannot be read.
@@ -175,14 +161,6 @@ class AddressSampler(Sampler):
 
     Process r of p takes every p-th sample from the r-th, so that image j of its batch is image j·p + r of the global
     one. The epoch travels with the index, since persistent workers never see ``set_epoch``.
-
-    Args:
-        images: give their number and a random order.
-        batch_size: images a process and step.
-        seed: the run's seed.
-
-    Raises:
-        UserError: fewer images than one global batch.
     """
 
     def __init__(self, images: Folder | Shards, batch_size: int, seed: int = 0) -> None:
@@ -192,7 +170,6 @@ class AddressSampler(Sampler):
         self.batches = whole_batches(len(images), batch_size, self.world)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by mmengine before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -60,18 +60,13 @@ def sweep(path: str | Path) -> None:
     head, tail = mine.split(f".{os.getpid()}.tmp", 1)
     for left in path.parent.glob(f"{glob.escape(head)}.*.tmp{glob.escape(tail)}"):
         process = left.name[len(head) + 1 : -len(f".tmp{tail}")]
-        if process.isdecimal() and not _lives(int(process)):
+        try:
+            if process.isdecimal():
+                os.kill(int(process), 0)  # sends nothing
+        except PermissionError:
+            pass  # somebody else's, who lives
+        except ProcessLookupError:
             left.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -120,12 +115,8 @@ def _reason(error: Exception) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -26,14 +26,7 @@ class WeightNormLinear(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """DINO's projection head (arXiv 2104.14294, appendix C): a 3-layer MLP, L2 normalisation, a weight-normed Linear.
-
-    Args:
-        in_dim: width of the tokens.
-        out_dim: number of logits ("prototypes").
-        hidden_dim: width of the two hidden layers.
-        bottleneck_dim: width of the normalised feature.
-    """
+    """DINO's head (arXiv 2104.14294, appendix C): a 3-layer MLP, L2 normalisation, a weight-normed Linear."""
 
     def __init__(self, in_dim: int, out_dim: int, hidden_dim: int = 2048, bottleneck_dim: int = 256) -> None:
         super().__init__()

@@ -31,7 +31,6 @@ class SetStep(Hook):
         self.schedule = schedule
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Read the schedule at this iteration."""
         step, method = self.schedule.at(runner.iter), unwrapped(runner.model)
         decayed, spared = runner.optim_wrapper.optimizer.param_groups
         decayed["lr"] = spared["lr"] = step.lr
@@ -40,7 +39,6 @@ class SetStep(Hook):
         method.set_step(runner.seed, runner.iter, step)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Let the method move its teacher."""
         unwrapped(runner.model).after_step()
 
 
@@ -48,7 +46,6 @@ class GoOnWithinEpoch(Hook):
     """Lets the first epoch after a resume begin at the batch that comes next; every other one begins at the first."""
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the sampler."""
         loader = runner.train_dataloader
         loader.sampler.start = runner.iter - runner.epoch * len(loader)
 
@@ -87,7 +84,6 @@ class WatchTargets(Hook):
     - ``token_spread``: the mean of 1 - cosine between patch tokens of all these images; 0: they are all alike.
 
     Args:
-        interval: iterations.
         warmup: iterations before the first warning: targets start uniform.
     """
 
@@ -98,7 +94,6 @@ class WatchTargets(Hook):
         self.interval, self.warmup, self.warned = interval, warmup, set()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs=None) -> None:
-        """Look at the batch that has just been learned from."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         method = unwrapped(runner.model)
@@ -159,14 +154,12 @@ class CountUnreadable(Hook):
         self.dataset, self.seen = dataset, set()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Count those of the batch that is about to be used."""
         for number in set(data_batch["unreadable"]) - self.seen:
             runner.logger.warning("unreadable image, skipped: %s", self.dataset.path(number))
             self.seen.add(number)
         self._stop_if_too_many()
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Count those of all processes together."""
         self.seen.update(*all_gather_object(self.seen))
         self._stop_if_too_many()
 

@@ -126,11 +126,7 @@ def read_picture(
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """The (height, width) of a picture turned by its EXIF orientation.
-
-    Raises:
-        UserError: it is no picture that can be read.
-    """
+    """The (height, width) of a picture turned by its EXIF orientation."""
     with _opened(path) as image:
         return _upright_size(image)
 
@@ -152,11 +148,7 @@ def read_labels(source: str | Path | bytes, name: str | None = None) -> np.ndarr
 
 
 def labels_size(path: str | Path) -> tuple[int, int]:
-    """The (height, width) of a label map, which is not decoded.
-
-    Raises:
-        UserError: its header cannot be read, or is not that of a label map.
-    """
+    """The (height, width) of a label map, which is not decoded."""
     with _opened(path) as image:
         size, fault = (image.height, image.width), _fault_of_labels(image)
     if fault:

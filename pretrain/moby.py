@@ -50,7 +50,6 @@ class MoBYPretraining(Method):
         self.queue1, self.queue2 = KeyQueue(out_dim, queue), KeyQueue(out_dim, queue)
 
     def check_crops(self, sizes: Sequence[int], local: Sequence[int] = ()) -> None:
-        """Refuse anything but two views."""
         super().check_crops(sizes, local)
         if (given := len(sizes) + len(local)) != 2:
             raise UserError(f"MoBY compares two views of an image, and the config's views give {given}")

@@ -28,23 +28,14 @@ SETS = {"ImageNet-1k": 1_281_167, "ImageNet-22k": 14_197_122, "a billion": 1_000
 
 @dataclass(frozen=True)
 class Figures:
-    """What one GPU, one core and one link do; times in seconds, sizes in bytes.
+    """What one GPU, one core and one link do; times in seconds, sizes in bytes."""
 
-    Args:
-        batch: images a GPU and step.
-        step: seconds of a step on one GPU alone.
-        augment: seconds of one core for an image.
-        image: bytes of an image's file.
-        gradients: bytes that are averaged a step.
-        bandwidth: bytes a second out of each GPU.
-    """
-
-    batch: int
-    step: float
-    augment: float
-    image: float
-    gradients: int
-    bandwidth: float
+    batch: int  # images a GPU and step
+    step: float  # seconds of a step on one GPU alone
+    augment: float  # seconds of one core for an image
+    image: float  # bytes of an image's file
+    gradients: int  # bytes that are averaged a step
+    bandwidth: float  # bytes a second out of each GPU
 
     def reduced(self, gpus: int) -> float:
         """Bytes that each GPU sends a step: a ring passes every part on N - 1 times to add and N - 1 to spread."""
@@ -104,9 +95,8 @@ def arithmetic(figures: Figures, gpus: Sequence[int], epochs: int) -> str:
 
 def gloo_seconds(processes: int, volume: int, times: int = 5) -> float:
     """The seconds in which ``processes`` of this machine average ``volume`` bytes over gloo."""
-    context = torch.multiprocessing.get_context("spawn")
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    results = context.SimpleQueue()
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
     torch.multiprocessing.spawn(_reduce, (processes, store.port, volume, times, results), processes, daemon=True)
     return max(results.get() for _ in range(processes))
 
@@ -147,27 +137,24 @@ def main(argv: Sequence[str]) -> None:
     method = build_method(config).to(device).train()
     pictures = some_pictures(args.data)
     size = sum(map(len, pictures)) / len(pictures) if args.data else 110_000
+    rate, augment = args.images_per_s, args.augment_ms
     figures = Figures(
         batch=batch,
-        step=batch / args.images_per_s
-        if args.images_per_s
-        else seconds_of(training_step(method, config, batch), device, steps=3),
-        augment=args.augment_ms / 1000 if args.augment_ms else augmentation_seconds(config, pictures),
+        step=batch / rate if rate else seconds_of(training_step(method, config, batch), device, steps=3),
+        augment=augment / 1000 if augment else augmentation_seconds(config, pictures),
         image=1000 * args.image_kb if args.image_kb else size,
         gradients=gradient_bytes(method),
         bandwidth=1e9 * args.bandwidth,
     )
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    step = "given" if args.images_per_s else f"measured on {where}"
-    augment = "given" if args.augment_ms else "measured here"
-    print(f"{Path(args.config).stem}, {config.precision}: step {step}; augmentation {augment}\n")
+    told = f"step {'given' if rate else f'measured on {where}'}; augmentation {'given' if augment else 'measured here'}"
+    print(f"{Path(args.config).stem}, {config.precision}: {told}\n")
     print(arithmetic(figures, args.gpus, config.schedule.epochs))
     for n in args.gloo:
         seconds = gloo_seconds(n, figures.gradients)
         sent = figures.reduced(n)
-        print(
-            f"gloo here   {n} processes: {sent / 1e6:,.0f} MB each in {seconds:.3f} s = {sent / seconds / 1e9:.2f} GB/s"
-        )
+        speed = f"{seconds:.3f} s = {sent / seconds / 1e9:.2f} GB/s"
+        print(f"gloo here   {n} processes: {sent / 1e6:,.0f} MB each in {speed}")
 
 
 if __name__ == "__main__":

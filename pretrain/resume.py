@@ -31,8 +31,6 @@ def check_resume(checkpoint: Path, config: Config, run: dict) -> None:
     """Refuse to go on with a run under another recipe, on other images or with other batches.
 
     Args:
-        checkpoint: the newest of the run.
-        config: of the run that wants to go on.
         run: what its checkpoints will say of its images and batches (:func:`selfpatch.pretrain.train.check_run`).
 
     Raises:

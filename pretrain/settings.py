@@ -69,8 +69,6 @@ def check(model_class: type[Model], values: Mapping[str, Any], prefix: str = "",
     """The settings that ``values`` give.
 
     Args:
-        model_class: what may be given.
-        values: by name.
         prefix: what a user writes before the names, such as "model.".
         what: what a user calls one of them.
 
@@ -101,10 +99,11 @@ def arguments(called: Callable, skip: Sequence[str] = ()) -> type[Settings]:
 
 def optional(model_class: type[Settings], name: str) -> type[Settings]:
     """The fields of a class that are options, each None unless it is given: what may overrule a config."""
-    fields = {}
-    for key, field in model_class.model_fields.items():
-        if field.description is not None:
-            fields[key] = (_hint(field) | None, Field(None, description=field.description))
+    fields = {
+        key: (_hint(field) | None, Field(None, description=field.description))
+        for key, field in model_class.model_fields.items()
+        if field.description is not None
+    }
     return create_model(name, __base__=Settings, __doc__=f"What may overrule a {model_class.__name__}.", **fields)
 
 
@@ -119,8 +118,10 @@ def add_options(parser: argparse._ActionsContainer, settings_class: type[Setting
         if bool in kinds and str not in kinds:
             options["action"] = argparse.BooleanOptionalAction
         else:
+            choices = _choices(field.annotation)
             several = tuple in map(get_origin, kinds)
-            options |= {"metavar": _metavar(field.annotation), "type": _split if several else str}
+            options["metavar"] = f"{{{','.join(choices)}}}" if choices else "DIR" if Path in kinds else "X"
+            options["type"] = (lambda text: tuple(filter(None, text.split(",")))) if several else str
         parser.add_argument(option(name), **options)
 
 
@@ -222,7 +223,6 @@ def words(hint: Any, several: str = "in brackets, as in [0.5,1]") -> str:
     """A type in words, such as "a whole number or None".
 
     Args:
-        hint: the type.
         several: how a user writes more than one value.
     """
     if get_origin(hint) is Annotated:
@@ -250,17 +250,8 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from hint.metadata
 
 
-def _metavar(hint: Any) -> str:
-    choices = _choices(hint)
-    return f"{{{','.join(choices)}}}" if choices else "DIR" if Path in _parts(hint) else "X"
-
-
 def _choices(hint: Any) -> list[str]:
     return [str(value) for part in _parts(hint) if get_origin(part) is Literal for value in get_args(part)]
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
 
 
 def _text(value: Any) -> str:

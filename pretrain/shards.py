@@ -61,8 +61,6 @@ class Shards(Sequence[bytes]):
     Item i is what a reader of pictures takes: here the bytes of a file.
 
     Args:
-        root: a folder.
-        paths: the shards in it.
         allowed: how many of them may end early or not be readable at all.
 
     Raises:

@@ -135,9 +135,6 @@ class Swin(Backbone):
         embed_dim: width of the first stage; every further stage is twice as wide.
         checkpointing: recompute each block's activations in the backward pass, to save memory.
 
-    Attributes:
-        embed_dim: width of the patch tokens that :meth:`forward` gives: the last stage's.
-
     Raises:
         ValueError: unknown size, other than four stages, or the heads do not divide a stage's width.
     """
@@ -202,7 +199,6 @@ class Swin(Backbone):
 
     @property
     def arch(self) -> dict:
-        """What a checkpoint's metadata and a record say of this network."""
         return {
             "family": "swin",
             "dim": self.widths[0],
@@ -247,11 +243,9 @@ class Swin(Backbone):
         return -(-side // self.stride)
 
     def scaled_out_indices(self, published: Sequence[int]) -> list[int]:
-        """All four stages, whatever is published for ViTs."""
         return list(self.default_out_indices)
 
     def first_parts(self, count: int) -> list[nn.Module]:
-        """The embedding and the first ``count`` stages."""
         return [self.patch_embed, *self.layers[:count]]
 
     def unused_parts(self, indices: Sequence[int], norm: bool) -> list[nn.Module]:

@@ -114,10 +114,7 @@ class Block(nn.Module):
     """A pre-norm transformer block: attention, then MLP, each a residual branch; of a ViT and of a Swin.
 
     Args:
-        dim: width of the tokens.
-        attn, mlp: the branches.
         layer_scale: initial value of LayerScale; None for none.
-        eps: of the LayerNorms.
     """
 
     def __init__(
@@ -253,7 +250,6 @@ class VisionTransformer(Backbone):
 
     @property
     def arch(self) -> dict:
-        """What a checkpoint's metadata and a record say of this network."""
         return {
             "family": "vit",
             "dim": self.embed_dim,
@@ -288,12 +284,6 @@ class VisionTransformer(Backbone):
     ) -> tuple[list[Tensor], tuple[int, int]]:
         """All tokens after chosen blocks.
 
-        Args:
-            images: (B, 3, H, W).
-            blocks: block numbers from 0; negative ones count from the end.
-            norm: whether the final norm, where there is one, is applied to each (as DINO publishes them).
-            noise: as for :meth:`forward`.
-
         Returns:
             for each chosen block its tokens (B, :attr:`num_prefix` + h*w, C), and the grid (h, w).
         """
@@ -307,7 +297,6 @@ class VisionTransformer(Backbone):
         return [taken[i] for i in wanted], grid
 
     def attention(self, images: Tensor, blocks: Sequence[int], queries: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
-        """As every ViT's: what each query patch looks at in chosen blocks."""
         wanted = [block % self.depth for block in blocks]
         x, grid = self.embed(images)
         taken, turn = {}, self._turn(grid)
@@ -340,7 +329,6 @@ class VisionTransformer(Backbone):
         return side // self.patch_size
 
     def first_parts(self, count: int) -> list[nn.Module | nn.Parameter]:
-        """The embedding and the first ``count`` blocks."""
         parts = [self.patch_embed, self.cls_token, self.register_tokens, self.pos_embed, *self.blocks[:count]]
         return [part for part in parts if part is not None]
 

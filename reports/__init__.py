@@ -32,10 +32,7 @@ def compare(
     """Each method against the baseline by the paired bootstrap: a row per method, data set, protocol and main metric.
 
     Args:
-        records: their folder.
-        baseline: a method.
         resamples: draws; None: 10,000, of AP 1,000.
-        seed: of the draws.
 
     Returns:
         what tells rows apart, ``delta`` with its 95 % interval ``low`` … ``high`` in points, the share of resamples

@@ -136,9 +136,6 @@ def compare_pairs(
     """Every comparison of which both sides have per-unit values.
 
     Args:
-        pairs: what to compare.
-        resamples: draws; None: what the measure affords.
-        seed: of the draws.
         step: ``with step(name) as progress`` shows one bootstrap's progress.
 
     Returns:

@@ -37,8 +37,6 @@ def sequence_picture(davis: Path, sequence: str, methods: dict[str, Path]) -> Fi
     """Some frames of a sequence as rows; frame, truth and every method's masks as columns.
 
     Args:
-        davis: a DAVIS-style root.
-        sequence: its name.
         methods: display name -> folder of masks in submission layout.
 
     Raises:

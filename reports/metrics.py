@@ -36,29 +36,17 @@ Metric = Callable[[Units, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Measure:
-    """What the per-unit values of a task are, and the metrics that they give.
+    """What the per-unit values of a task are, and the metrics that they give."""
 
-    Args:
-        unit: what is drawn, in the singular: "sequence".
-        key: the array that names the units; they are counted in ascending order of these names.
-        layout: arrays that two evaluations must share, whatever the order of their rows, to be paired.
-        metrics: name -> metric.
-        part: an array that numbers the parts of a unit, which can be drawn in its place: "object".
-        columns: every array of booleans, one a unit, is a metric of its own name.
-        named: few units that a reader knows by name, so that each one's value is worth a plot.
-        lower: the metrics of which less is better.
-        resamples: draws of a bootstrap that are affordable.
-    """
-
-    unit: str
-    key: str
-    layout: tuple[str, ...]
-    metrics: Mapping[str, Metric]
-    part: str | None = None
-    columns: bool = False
-    named: bool = False
-    lower: frozenset[str] = frozenset()
-    resamples: int = 10_000
+    unit: str  # what is drawn, in the singular: "sequence"
+    key: str  # the array that names the units; they are counted in ascending order of these names
+    layout: tuple[str, ...]  # arrays that two evaluations must share, whatever the order of their rows, to be paired
+    metrics: Mapping[str, Metric]  # name -> metric
+    part: str | None = None  # an array that numbers the parts of a unit, which can be drawn in its place: "object"
+    columns: bool = False  # every array of booleans, one a unit, is a metric of its own name
+    named: bool = False  # few units that a reader knows by name, so that each one's value is worth a plot
+    lower: frozenset[str] = frozenset()  # the metrics of which less is better
+    resamples: int = 10_000  # draws of a bootstrap that are affordable
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; raises KeyError, with the names that there are, for any other."""

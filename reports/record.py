@@ -56,20 +56,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task returns.
+    """What a task returns."""
 
-    Args:
-        metrics: name -> per cent, under the field's names (``J&F``, ``mask AP50``, ``mIoU``, ``IoU/wall``).
-        units: arrays per object and frame, or per image, from which the metrics can be computed again.
-        notes: what a reader of the figures should know, such as objects that were lost.
-        earlier_seconds: that stopped runs spent on what this one went on from.
-        kept: folders of what pictures behind the figures are made from ("images", "truth", "masks").
-    """
-
+    # name -> per cent, under the field's names (``J&F``, ``mask AP50``, ``mIoU``, ``IoU/wall``)
     metrics: dict[str, float]
+    # arrays per object and frame, or per image, from which the metrics can be computed again
     units: dict[str, np.ndarray] = field(default_factory=dict)
+    # what a reader of the figures should know, such as objects that were lost
     notes: list[str] = field(default_factory=list)
-    earlier_seconds: float = 0.0
+    earlier_seconds: float = 0.0  # that stopped runs spent on what this one went on from
+    # folders of what pictures behind the figures are made from ("images", "truth", "masks")
     kept: dict[str, str] = field(default_factory=dict)
 
 

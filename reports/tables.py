@@ -44,35 +44,21 @@ class Table:
     """One comparison: ``mean``, ``std`` and ``n`` over the seeds of each row, frames of rows × columns.
 
     A column is a metric; of the overview, whose ``group`` is empty, it is (data and protocol, metric).
-
-    Args:
-        title: what stands above it.
-        group: what all its records share (:data:`GROUP`).
-        mean: the scores.
-        std: their standard deviations over seeds; NaN for one.
-        n: how many seeds.
-        lower: columns of which less is better.
-        headline: columns that an overview shows; they are bootstrapped and plotted.
-        records: row -> those behind it; empty in the overview.
-        baseline: the method that differences are taken to.
-        miniature: whether the data are.
-        notes: lines to stand below it.
-        suffix: tells apart tables of equal names.
-        differences: (row, column) -> its bootstrap against the row's reference.
     """
 
-    title: str
-    group: dict[str, str]
-    mean: pd.DataFrame
-    std: pd.DataFrame
-    n: pd.DataFrame
-    lower: set[Any]
-    headline: list[Any]
-    records: dict[Row, list[Record]]
-    baseline: str | None
-    miniature: bool = False
-    notes: list[str] = field(default_factory=list)
-    suffix: str = ""
+    title: str  # what stands above it
+    group: dict[str, str]  # what all its records share (:data:`GROUP`)
+    mean: pd.DataFrame  # the scores
+    std: pd.DataFrame  # their standard deviations over seeds; NaN for one
+    n: pd.DataFrame  # how many seeds
+    lower: set[Any]  # columns of which less is better
+    headline: list[Any]  # columns that an overview shows; they are bootstrapped and plotted
+    records: dict[Row, list[Record]]  # row -> those behind it; empty in the overview
+    baseline: str | None  # the method that differences are taken to
+    miniature: bool = False  # whether the data are
+    notes: list[str] = field(default_factory=list)  # lines to stand below it
+    suffix: str = ""  # tells apart tables of equal names
+    # (row, column) -> its bootstrap against the row's reference
     differences: dict[tuple[Row, Any], Difference] = field(default_factory=dict)
 
     @property

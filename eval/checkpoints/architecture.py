@@ -76,7 +76,9 @@ def vit_options(found: FoundBackbone, facts: Facts) -> dict[str, Any]:
     cls_token = bool(fixed.get("cls_token", stated.get("cls_token", shown)))
     rows = state.get("pos_embed", EMPTY).numel() // dim - int(cls_token)
     swiglu = sum(".mlp.w12." in name for name in state) > sum(".mlp.fc1." in name for name in state)
-    hidden = mlp_widths(state, *(("w12", "w3") if swiglu else ("fc1", "fc2")), halves=1 + swiglu)
+    first, second = ("w12", "w3") if swiglu else ("fc1", "fc2")  # w12 holds two halves, one after the other
+    hidden = [t.shape[0] // (1 + swiglu) for name, t in state.items() if f".mlp.{first}." in name and t.ndim]
+    hidden += [t.shape[1] for name, t in state.items() if name.endswith(f".mlp.{second}.weight") and t.ndim == 2]
     return {
         "embed_dim": dim,
         "depth": depth_of(state, "blocks."),
@@ -111,12 +113,6 @@ def swin_options(found: FoundBackbone) -> dict[str, Any]:
         "window": (math.isqrt(rows) + 1) // 2,  # a table has a row for each of (2·window - 1)² offsets
         "final_norm": found.family.fixed.get("final_norm", "norm.weight" in state or "norm.bias" in state),
     }
-
-
-def mlp_widths(state: Mapping[str, Tensor], first: str, second: str, halves: int) -> list[int]:
-    """What every tensor of the MLPs says of their hidden width; ``first`` has ``halves`` of it, one after the other."""
-    ins = [t.shape[0] // halves for name, t in state.items() if f".mlp.{first}." in name and t.ndim]
-    return ins + [t.shape[1] for name, t in state.items() if name.endswith(f".mlp.{second}.weight") and t.ndim == 2]
 
 
 def depth_of(state: Mapping[str, Tensor], prefix: str) -> int:

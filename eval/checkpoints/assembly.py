@@ -8,41 +8,30 @@ shape than its kin is named as the file calls it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isqrt
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.family import Family
+from selfpatch.eval.checkpoints.signs import is_square, shape_text
 from selfpatch.pretrain.cli import UserError
 
 
 @dataclass
 class Parts:
-    """The tensors of one backbone under our names, or under the names of parts that are still to be joined.
+    """The tensors of one backbone under our names, or under the names of parts that are still to be joined."""
 
-    Args:
-        path: of the checkpoint, for messages.
-        family: whose layout it has.
-        prefix: of the file's names.
-        state: name -> tensor.
-        names: name -> the file's name.
-        notes: what was done, for the certificate.
-        origins: the file's names of all these tensors, before any were joined.
-        aliases: the end of a name -> what it was before :meth:`call`.
-    """
-
-    path: Path
-    family: Family
-    prefix: str
-    state: dict[str, Tensor]
-    names: dict[str, str]
-    notes: list[str] = field(default_factory=list)
-    origins: list[str] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)
+    path: Path  # of the checkpoint, for messages
+    family: Family  # whose layout it has
+    prefix: str  # of the file's names
+    state: dict[str, Tensor]  # name -> tensor
+    names: dict[str, str]  # name -> the file's name
+    notes: list[str] = field(default_factory=list)  # what was done, for the certificate
+    origins: list[str] = field(default_factory=list)  # the file's names of all these tensors, before any were joined
+    aliases: dict[str, str] = field(default_factory=dict)  # the end of a name -> what it was before :meth:`call`
 
     def file_name(self, name: str) -> str:
         """What the file calls, or would call, one of our tensors."""
@@ -69,22 +58,21 @@ class Parts:
         """
         found = False
         for kind in kinds:
-            present = {part: sorted(self.ending(f".{part}.{kind}")) for part in parts}
-            blocks = sorted({block for held in present.values() for block in held})
+            holders = {part: set(self.ending(f".{part}.{kind}")) for part in parts}
+            blocks = sorted(set().union(*holders.values()))
             if not blocks:
                 continue
-            found, due = True, [part for part in parts if present[part]]
+            found, due = True, [part for part in parts if holders[part]]
             names = {block: [f"{block}.{part}.{kind}" for part in due] for block in blocks}
-            every = [name for held in names.values() for name in held]
-            if lacking := [self.file_name(name) for name in every if name not in self.state]:
-                raise UserError(f"{self.path} ({self.family.name} layout) lacks {', '.join(sorted(lacking)[:5])}")
+            all_names = [name for own in names.values() for name in own]
+            self.raise_if_lacking(self.file_name(name) for name in all_names if name not in self.state)
             for stage in {block.rpartition(".")[0] for block in blocks}:
-                self.raise_unless_alike([name for name in every if name.startswith(f"{stage}.")])
-            for block, held in names.items():
-                first = self.state[held[0]]
-                pieces = [self.state.get(f"{block}.{part}.{kind}", torch.zeros_like(first)) for part in parts]
-                self.rename(held[0], f"{block}.{whole}.{kind}", torch.cat(pieces))
-                for name in held[1:]:
+                self.raise_unless_alike([name for name in all_names if name.startswith(f"{stage}.")])
+            for block, (first, *others) in names.items():
+                zero = torch.zeros_like(self.state[first])
+                pieces = [self.state.get(f"{block}.{part}.{kind}", zero) for part in parts]
+                self.rename(first, f"{block}.{whole}.{kind}", torch.cat(pieces))
+                for name in others:
                     del self.state[name]
             if zeros := [part for part in parts if part not in due]:
                 self.notes.append(f"{', '.join(zeros)}.{kind} zero")
@@ -102,24 +90,22 @@ class Parts:
             self.rename(block + end, block + otherwise)
             self.aliases[otherwise] = end
 
+    def raise_if_lacking(self, names: Iterable[str]) -> None:
+        """Raise UserError for what a file should have and has not, if there is any."""
+        if lacking := sorted(names):
+            raise UserError(f"{self.path} ({self.family.name} layout) lacks {', '.join(lacking[:5])}")
+
     def raise_unless_alike(self, names: Sequence[str]) -> None:
         """Raise UserError for a tensor that is of another shape than most of ``names``."""
-        due = Counter(self.state[name].shape for name in names).most_common(1)[0][0]
-        wrong = [
-            f"{self.names[name]} ({_shape(self.state[name])}, not {'x'.join(map(str, due))})"
-            for name in names
-            if self.state[name].shape != due or not due
-        ]
+        due = Counter(shape_text(self.state[name]) for name in names).most_common(1)[0][0]
+        shapes = {name: shape_text(self.state[name]) for name in names}
+        wrong = [f"{self.names[n]} ({own}, not {due})" for n, own in shapes.items() if own != due or due == "scalar"]
         if wrong:
             raise UserError(f"{self.path} ({self.family.name} layout) has of the wrong shape {', '.join(wrong[:5])}")
 
 
 def assemble(parts: Parts) -> None:
-    """Join what the family keeps apart, so that the names and tensors are our ViT's or Swin's.
-
-    Raises:
-        UserError: a part is lacking or of the wrong shape.
-    """
+    """Join what the family keeps apart, so that the names and tensors are our ViT's or Swin's."""
     parts.origins = sorted(parts.names.values())
     if parts.join(("attn.q", "attn.k", "attn.v"), "attn.qkv"):
         parts.notes.append("q, k, v joined in this order")
@@ -135,9 +121,8 @@ def _biases(parts: Parts) -> None:
     parts.call(".attn.v_bias", ".attn.bias_v.bias")
     parts.join(("attn.bias_q", "attn.bias_k", "attn.bias_v"), "attn.qkv", kinds=("bias",))
     masked, biased = (set(parts.ending(f".attn.qkv.{kind}")) for kind in ("bias_mask", "bias"))
-    if masked and (lacking := biased - masked):
-        names = [parts.names[f"{block}.attn.qkv.bias"] + "_mask" for block in sorted(lacking)]
-        raise UserError(f"{parts.path} ({parts.family.name} layout) lacks {', '.join(names[:5])}")
+    if masked:
+        parts.raise_if_lacking(parts.names[f"{block}.attn.qkv.bias"] + "_mask" for block in biased - masked)
     for block in masked:
         mask, bias = parts.state[f"{block}.attn.qkv.bias_mask"], parts.state.get(f"{block}.attn.qkv.bias")
         if bias is not None and bias.shape == mask.shape and bool(((mask == 0) | (mask == 1)).all()):
@@ -183,8 +168,8 @@ def _distillation_token(parts: Parts) -> None:
     if token is None or table is None or token.ndim != 3 or table.ndim != 3 or token.shape[2] != table.shape[2]:
         return
     if "cls_token" not in parts.state:
-        raise UserError(f"{parts.path} ({parts.family.name} layout) lacks {parts.file_name('cls_token')}")
-    if table.shape[1] > 2 and isqrt(table.shape[1] - 2) ** 2 == table.shape[1] - 2:
+        parts.raise_if_lacking([parts.file_name("cls_token")])
+    if table.shape[1] > 2 and is_square(table.shape[1] - 2):
         parts.rename("dist_token", "register_tokens", token + table[:, 1:2])
         parts.state["pos_embed"] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
         parts.notes.append("the distillation token goes along as a register")
@@ -200,7 +185,7 @@ def _cls_row(parts: Parts) -> None:
     if parts.family.name != "vit-timm" or "cls_token" not in parts.state or table is None or table.ndim != 3:
         return
     rows = table.shape[1]
-    without = isqrt(rows) ** 2 == rows
+    without = is_square(rows)
     if registers != without and not (without and any(parts.ending(".ls1.gamma"))):
         due = "one for each patch, a square number" if registers else "one for each patch and one for [CLS]"
         beside = "there is reg_token" if registers else "there is no reg_token"
@@ -208,7 +193,3 @@ def _cls_row(parts: Parts) -> None:
     if without:
         parts.state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
         parts.notes.append("[CLS] without a position")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,22 +1,23 @@
 """A loaded backbone in another layout: this project's, that of mmdet's and mmseg's backbones, or timm's.
 
 Every export is loaded strictly into its target before it is written. What the target has and no checkpoint holds starts
-fresh there and stands on that target's list below; anything else that is missing is an error.
+fresh there and stands on that layout's list; anything else that is missing is an error.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selfpatch.eval.checkpoints import certificate as proof
+from selfpatch.eval.checkpoints.families import FAMILIES
 from selfpatch.eval.checkpoints.huggingface import check_folder, export_folder
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.tensors import explaining, some
@@ -24,17 +25,19 @@ from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, raise_unless_writable
 
-# What starts fresh in each target, by (target, architecture); mmseg's are mmdet's.
-FRESH = {
-    ("selfpatch", "vit"): (),
-    ("selfpatch", "swin"): (),
-    ("mmdet", "vit"): ("scales.*",),  # the pyramid's deconvolutions and batch norms
-    ("mmdet", "swin"): ("norm[0-3].*", "*.relative_position_index"),  # a norm a stage; norm3 only if there was no norm
-    ("timm", "vit"): (),
-    ("timm", "swin"): ("norm.*",),  # only if there was no norm
-}
 SWIN_SIDE = 256  # pixels: every grid is larger than a window, so that mmdet shifts where the published code does
 TARGETS = ("selfpatch", "mmdet", "mmseg", "timm", "hf")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A backbone as a target has it."""
+
+    own: Mapping[str, Tensor]  # the checkpoint's tensors under the target's names
+    # says how the target's model computes what the checkpoint's does; UserError: it does not
+    features: Callable[[], str]
+    model: nn.Module | None = None  # of the target; None: it cannot be built here
+    fresh: tuple[str, ...] = ()  # patterns of what no checkpoint holds and the target starts anew
 
 
 def export(loaded: LoadedBackbone, target: str, out: Path, records: Path | None = None) -> list[str]:
@@ -48,24 +51,22 @@ def export(loaded: LoadedBackbone, target: str, out: Path, records: Path | None 
     Raises:
         UserError: the target cannot hold the backbone.
     """
-    out, family = Path(out), loaded.arch["family"]
+    out = Path(out)
     if target == "hf":
         return export_folder(loaded, plain(_meta(loaded)), out, records)
-    name = "mmdet" if target == "mmseg" else target
-    own, model, features = WRITERS[name, family](loaded)
-    state = {**(model.state_dict() if model is not None else {}), **own}
-    fresh = sorted(state.keys() - own.keys())
-    unexplained = [key for key in fresh if explaining(key, FRESH[name, family]) is None]
-    if unexplained:
+    layout = WRITERS[target, loaded.arch["family"]](loaded)
+    state = {**(layout.model.state_dict() if layout.model is not None else {}), **layout.own}
+    fresh = sorted(state.keys() - layout.own.keys())
+    if unexplained := [key for key in fresh if explaining(key, layout.fresh) is None]:
         raise UserError(f"{target} needs what {loaded.checkpoint} does not hold: {some(unexplained)}")
-    if model is not None:
-        model.load_state_dict(state)  # strictly: names and shapes
-        model.eval()
-        features = features(model)
+    if layout.model is not None:
+        layout.model.load_state_dict(state)  # strictly: names and shapes
+        layout.model.eval()
+    features = layout.features()
 
     _write(loaded, target, state, out)
-    started = f"; fresh there: {', '.join(FRESH[name, family])} ({len(fresh)})" if fresh else ""
-    return [f"export: all {len(own)} tensors in the layout of {target}{started}", f"export: {features}"]
+    started = f"; fresh there: {', '.join(layout.fresh)} ({len(fresh)})" if fresh else ""
+    return [f"export: all {len(layout.own)} tensors in the layout of {target}{started}", f"export: {features}"]
 
 
 def check_out(out: Path, checkpoint: Path, target: str = "selfpatch") -> None:
@@ -110,28 +111,30 @@ def _write(loaded: LoadedBackbone, target: str, state: Mapping[str, Tensor], out
         save_file({"meta": plain(meta), "state_dict": state}, out)
 
 
-# --- the writers: tensors under the target's names, a model to load them into, the proof of its features -------------
+# --- the writers: one for each target and architecture ---------------------------------------------------------------
 
 
-def _ours(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], None, str]:
+def _ours(loaded: LoadedBackbone) -> Layout:
     prefix = "student" if loaded.which == "student" else "teacher"
-    return {f"{prefix}.backbone.{key}": t for key, t in loaded.state.items()}, None, "the same network"
+    own = {f"{prefix}.backbone.{key}": tensor for key, tensor in loaded.state.items()}
+    return Layout(own, lambda: "the same network")
 
 
-def _pyramid(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]:
+def _pyramid(loaded: LoadedBackbone) -> Layout:
     from selfpatch.eval.dense.pyramid import SelfPatchPyramid
 
     torch.manual_seed(0)  # the pyramid's fresh layers are the same in every export
     model = SelfPatchPyramid(loaded)
 
-    def features(model: nn.Module) -> str:
+    def features() -> str:
         loaded.check(model.encoder)
         return "the encoder within the pyramid gives the checkpoint's features on the fixed image"
 
-    return {f"encoder.{key}": tensor for key, tensor in loaded.state.items()}, model, features
+    own = {f"encoder.{key}": tensor for key, tensor in loaded.state.items()}
+    return Layout(own, features, model, fresh=("scales.*",))  # the pyramid's deconvolutions and batch norms
 
 
-def _mmdet_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, Any]:
+def _mmdet_swin(loaded: LoadedBackbone) -> Layout:
     from selfpatch.eval.dense.require import import_dense
     from selfpatch.pretrain.swin import to_mmdet
 
@@ -139,14 +142,12 @@ def _mmdet_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module, A
     model = import_dense("mmdet.models.backbones").SwinTransformer(
         embed_dims=arch["dim"], depths=arch["depths"], num_heads=arch["heads"], window_size=arch["window"]
     )
-
-    def last_grid(model: nn.Module, images: Tensor) -> Tensor:
-        return model(images)[-1].permute(0, 2, 3, 1)
-
-    return to_mmdet(loaded.state), model, lambda model: _same_features(loaded, model, last_grid, SWIN_SIDE, True)
+    last_grid = partial(_same_features, loaded, lambda images: model(images)[-1].permute(0, 2, 3, 1), SWIN_SIDE, True)
+    # a norm a stage, the last one's only if there was no norm
+    return Layout(to_mmdet(loaded.state), last_grid, model, fresh=("norm[0-3].*", "*.relative_position_index"))
 
 
-def _timm_vit(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | None, Any]:
+def _timm_vit(loaded: LoadedBackbone) -> Layout:
     arch, state = loaded.arch, dict(loaded.state)
     if arch["rope"] or arch["swiglu"]:
         raise UserError("timm's VisionTransformer has neither rotary positions nor this gated MLP: take --to hf")
@@ -171,12 +172,12 @@ def _timm_vit(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | No
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
         state["pos_embed"] = state["pos_embed"][:, 1:]
         options |= {"reg_tokens": registers.shape[1], "no_embed_class": True}
-    return state, *_timm(loaded, "VisionTransformer", options)
+    return _timm(loaded, "VisionTransformer", state, options)
 
 
-def _timm_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | None, Any]:
+def _timm_swin(loaded: LoadedBackbone) -> Layout:
     arch = loaded.arch
-    state = {re.sub(r"^layers\.(\d)\.downsample", _next_layer, key): tensor for key, tensor in loaded.state.items()}
+    family = next(family for family in FAMILIES if family.name == "swin-timm")
     options = {
         "img_size": 32 * arch["window"],
         "embed_dim": arch["dim"],
@@ -185,50 +186,28 @@ def _timm_swin(loaded: LoadedBackbone) -> tuple[dict[str, Tensor], nn.Module | N
         "window_size": arch["window"],
         "num_classes": 0,
     }
-    return state, *_timm(loaded, "SwinTransformer", options)
+    state = {family.original(key): tensor for key, tensor in loaded.state.items()}
+    return _timm(loaded, "SwinTransformer", state, options)
 
 
-def _next_layer(match: re.Match) -> str:
-    return f"layers.{int(match[1]) + 1}.downsample"
-
-
-def _timm(loaded: LoadedBackbone, kind: str, options: dict[str, Any]) -> tuple[nn.Module | None, Any]:
-    """timm's model, where timm is installed, and how to build it."""
-    call = f"timm.models.{kind}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+def _timm(loaded: LoadedBackbone, kind: str, state: Mapping[str, Tensor], options: dict[str, Any]) -> Layout:
+    """The layout for timm's model of that kind, which is built where timm is installed."""
+    call = f"for timm.models.{kind}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
-        return None, f"for {call}; not loaded there, since timm cannot be imported ({error})"
-    model = getattr(timm.models, kind)(**options)
-    side, norm = options["img_size"], options.get("final_norm", True)
-
-    def features(model: nn.Module) -> str:
-        same = _same_features(loaded, model, lambda model, images: model.forward_features(images), side, norm)
-        return f"for {call}: {same}"
-
-    return model, features
+        told = f"{call}; not loaded there, since timm cannot be imported ({error})"
+        return Layout(state, lambda: told)
+    model, norm = getattr(timm.models, kind)(**options), options.get("final_norm", True)
+    same = partial(_same_features, loaded, model.forward_features, options["img_size"], norm)
+    return Layout(state, lambda: f"{call}: {same()}", model, fresh=() if "final_norm" in options else ("norm.*",))
 
 
-def _same_features(loaded: LoadedBackbone, model: nn.Module, run: Any, side: int, norm: bool) -> str:
-    """Compare the last tokens, after the final norm if there is one, on a fixed image of ``side`` pixels.
-
-    Not of a target with a final norm (``norm``) where the checkpoint has none.
-
-    Raises:
-        UserError: they differ.
-    """
-    generator = torch.Generator().manual_seed(side)
-    images = torch.randn(1, 3, side, side, generator=generator)
+def _same_features(loaded: LoadedBackbone, run: Callable[[Tensor], Tensor], side: int, norm: bool) -> str:
+    """That a target gives the same last tokens; not compared where only the target has a final ``norm``."""
     if norm and not loaded.arch["final_norm"]:
         return "features not compared: the target has a final norm and the checkpoint none"
-    with torch.no_grad():
-        expected = loaded.model(images)[1]
-        found = run(model, images)
-    found = found.flatten(1, -2)[:, -expected.shape[1] :]  # (B, N, C): a ViT's [CLS] and registers stand before
-    difference = proof.largest_difference(found, expected)
-    if difference > 1e-4:  # float32
-        raise UserError(f"the export of {loaded.checkpoint} gives other features in its target ({difference:.1e})")
-    return f"it gives the checkpoint's features on a fixed {side}x{side} image (relative difference {difference:.0e})"
+    return f"it gives the checkpoint's features {loaded.same_features(run, side, 'its target')}"
 
 
 WRITERS = {
@@ -236,6 +215,8 @@ WRITERS = {
     ("selfpatch", "swin"): _ours,
     ("mmdet", "vit"): _pyramid,
     ("mmdet", "swin"): _mmdet_swin,
+    ("mmseg", "vit"): _pyramid,  # mmseg's are mmdet's
+    ("mmseg", "swin"): _mmdet_swin,
     ("timm", "vit"): _timm_vit,
     ("timm", "swin"): _timm_swin,
 }

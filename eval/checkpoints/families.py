@@ -12,19 +12,21 @@ left, the entry is a neutral one, and the user names the method.
 from __future__ import annotations
 
 from selfpatch.eval.checkpoints.family import (
+    DINOV2,
     HEADS,
     LAYER_SCALE,
     MAE_TABLE,
     MOCO_V3_TABLE,
     ONLY_MODEL,
+    WITH_CLS,
+    WITHOUT_CLS,
     Family,
+    both,
 )
 from selfpatch.eval.checkpoints.libraries import LIBRARIES
 
 MOCO_V3_HEADS = {**HEADS, (384, 12): 12}  # its ViT-S has 12 heads of width 32
-MAE_HEADS = {
-    size: HEADS[size] for size in ((768, 12), (1024, 24), (1280, 32))
-}  # others under its layout are not its own
+MAE_HEADS = {size: HEADS[size] for size in ((768, 12), (1024, 24), (1280, 32))}  # of its own sizes
 
 SYNONYMS = {"online": "student", "key": "teacher"}  # MoBY's words for the two networks
 
@@ -36,17 +38,9 @@ BOOKKEEPING = (
 )  # fmt: skip
 AVERAGES = ("state_dict_ema", "model_ema", "ema")  # entries that hold the average of a network's weights
 
-
-def _both(*parts: str) -> tuple[str, ...]:
-    """``parts`` of the student and of the teacher."""
-    return tuple(f"{network}.{part}" for network in ("student", "teacher") for part in parts)
-
-
-PLAIN = {"layer_scale": False, "registers": False}
-WITH_CLS = {**PLAIN, "cls_token": True, "final_norm": True}
-WITHOUT_CLS = {**PLAIN, "cls_token": False, "final_norm": False}
 TEACHER_STUDENT = {"teacher": "teacher.backbone.", "student": "student.backbone."}
 TEACHER = {"teacher": ""}  # a bare backbone, published from the teacher
+BACKBONES = "teacher.backbone.*|student.backbone.*"
 
 DINO_HEAD = ("head.mlp.*", "head.last_layer.*")
 IBOT_HEAD = (*DINO_HEAD, "head.mlp2.*", "head.last_layer2.*")
@@ -56,193 +50,106 @@ SWIN_BUFFERS = ("layers.*.attn_mask", "layers.*.relative_position_index")  # fol
 SWIN_SIGN = "layers.0.blocks.*"
 VIT_SIGN = "blocks.*"
 MOCO_V3_SIGN = "|".join([MOCO_V3_TABLE, *(f"arch=vit_{size}" for size in ("small", "base", "large", "huge"))])
-
-# saved in chunks: blocks.<chunk>.<block>.
-CHUNKS = (("blocks.{j}.{i}.{x}", "blocks.{i}.{x}"),)
+CHUNKS = (("blocks.{j}.{i}.{x}", "blocks.{i}.{x}"),)  # saved in chunks: blocks.<chunk>.<block>.
 
 FAMILIES = (
     *LIBRARIES,
+    # its metadata says which method it is, and lists what stands beside the backbones
+    Family("ours", "ours", ("meta.arch", BACKBONES), networks=TEACHER_STUDENT),
+    # what tools/convert.sh writes of a ViT for mmdet and mmseg
     Family(
-        name="ours",
-        method="ours",  # its metadata says which, and lists what stands beside the backbones
-        signs=("meta.arch", "teacher.backbone.*|student.backbone.*"),
-        networks=TEACHER_STUDENT,
+        "pyramid", "ours", ("meta.arch", "encoder.*", "scales.*"),
+        networks={"backbone": "encoder."}, left_out=("scales.*",),
     ),
+    # the same of a Swin: mmdet's own, with a norm for each stage
     Family(
-        name="pyramid",  # what tools/convert.sh writes for mmdet and mmseg
-        method="ours",
-        signs=("meta.arch", "encoder.*", "scales.*"),
-        networks={"backbone": "encoder."},
-        left_out=("scales.*",),
-    ),
-    Family(
-        name="swin-mmdet",  # the same of a Swin: mmdet's own, with a norm for each stage
-        method="ours",
-        signs=("meta.arch", "stages.0.blocks.*"),
-        backbone_left_out=("norm[0-2].*", "*.relative_position_index"),
-        mmdet=True,
+        "swin-mmdet", "ours", ("meta.arch", "stages.0.blocks.*"),
+        backbone_left_out=("norm[0-2].*", "*.relative_position_index"), mmdet=True,
     ),
     # Full training checkpoints of self-distillation: {student, teacher, optimizer, epoch, args, ..._loss}.
     Family(
-        name="selfpatch",
-        method="DINO+SelfPatch",
-        signs=("teacher.backbone.*|student.backbone.*", "teacher.ca_head.*|student.ca_head.*"),
-        networks=TEACHER_STUDENT,
-        left_out=(*_both("ca_head.*", "c_head.*", "p_head.*"), "dino_loss.*"),
+        "selfpatch", "DINO+SelfPatch", (BACKBONES, "teacher.ca_head.*|student.ca_head.*"),
+        networks=TEACHER_STUDENT, left_out=(*both("ca_head.*", "c_head.*", "p_head.*"), "dino_loss.*"),
         fixed=WITHOUT_CLS,
     ),
     Family(
-        name="ibot",
-        method="iBOT",
-        signs=(
-            "teacher.backbone.*|student.backbone.*",
-            "student.backbone.masked_embed|ibot_loss*|teacher.head.last_layer2.*|student.head.last_layer2.*",
-        ),
-        networks=TEACHER_STUDENT,
-        left_out=(*_both(*IBOT_HEAD), "ibot_loss.*"),
-        backbone_left_out=("masked_embed", *SWIN_BUFFERS),
-        fixed=WITH_CLS,
+        "ibot", "iBOT",
+        (BACKBONES, "student.backbone.masked_embed|ibot_loss*|teacher.head.last_layer2.*|student.head.last_layer2.*"),
+        networks=TEACHER_STUDENT, left_out=(*both(*IBOT_HEAD), "ibot_loss.*"),
+        backbone_left_out=("masked_embed", *SWIN_BUFFERS), fixed=WITH_CLS,
     ),
     Family(
-        name="dinov2",
-        method="DINOv2",
-        signs=(
-            "teacher.backbone.mask_token|student.backbone.mask_token",
-            "|".join(_both("dino_head.*", "ibot_head.*")),
-        ),
+        "dinov2", "DINOv2",
+        ("teacher.backbone.mask_token|student.backbone.mask_token", "|".join(both("dino_head.*", "ibot_head.*"))),
         networks=TEACHER_STUDENT,
-        left_out=(*_both("dino_head.*", "ibot_head.*"), "dino_loss.*", "ibot_patch_loss.*"),
-        backbone_left_out=("mask_token",),
-        names=CHUNKS,
-        fixed={"cls_token": True, "final_norm": True},
-        tap_norm=True,
+        left_out=(*both("dino_head.*", "ibot_head.*"), "dino_loss.*", "ibot_patch_loss.*"),
+        backbone_left_out=("mask_token",), names=CHUNKS, fixed=DINOV2, tap_norm=True,
     ),
     Family(
-        name="dino",
-        method="DINO",
-        signs=("teacher.backbone.*|student.backbone.*", "teacher.head.*|student.head.*", "dino_loss*"),
-        networks=TEACHER_STUDENT,
-        left_out=(*_both(*DINO_HEAD), "dino_loss.*"),
-        backbone_left_out=SWIN_BUFFERS,
+        "dino", "DINO", (BACKBONES, "teacher.head.*|student.head.*", "dino_loss*"),
+        networks=TEACHER_STUDENT, left_out=(*both(*DINO_HEAD), "dino_loss.*"), backbone_left_out=SWIN_BUFFERS,
         fixed=WITH_CLS,
     ),
     # Contrastive methods: downstream tasks take the online encoder.
-    Family(
-        name="moby",  # with DeiT-S or Swin-T, told apart by the tensors
-        method="MoBY",
-        signs=("encoder.*", "encoder_k.*|queue1|projector.linear_hidden.*|predictor.linear_hidden.*"),
+    Family(  # MoBY's DeiT-S and Swin-T are told apart by the tensors
+        "moby", "MoBY", ("encoder.*", "encoder_k.*|queue1|projector.linear_hidden.*|predictor.linear_hidden.*"),
         networks={"student": "encoder.", "teacher": "encoder_k."},
         left_out=("projector.*", "projector_k.*", "predictor.*", "queue1", "queue2", "queue_ptr"),
-        backbone_left_out=SWIN_BUFFERS,
-        fixed=WITH_CLS,
+        backbone_left_out=SWIN_BUFFERS, fixed=WITH_CLS,
     ),
     Family(
-        name="mocov3",
-        method="MoCo v3",
-        signs=("base_encoder.*|momentum_encoder.*",),
-        networks={"student": "base_encoder.", "teacher": "momentum_encoder."},
-        left_out=("predictor.*",),
+        "mocov3", "MoCo v3", ("base_encoder.*|momentum_encoder.*",),
+        networks={"student": "base_encoder.", "teacher": "momentum_encoder."}, left_out=("predictor.*",),
         backbone_left_out=("head.*",),  # its projector
-        fixed=WITH_CLS,
-        heads=MOCO_V3_HEADS,
+        fixed=WITH_CLS, heads=MOCO_V3_HEADS,
     ),
-    Family(
-        name="mocov3-backbone",  # alone, or with the classifier of a linear probe
-        method="MoCo v3",
-        signs=(VIT_SIGN, MOCO_V3_SIGN),
-        backbone_left_out=CLASSIFIER,
-        fixed=WITH_CLS,
-        heads=MOCO_V3_HEADS,
+    Family(  # alone, or with the classifier of a linear probe
+        "mocov3-backbone", "MoCo v3", (VIT_SIGN, MOCO_V3_SIGN),
+        backbone_left_out=CLASSIFIER, fixed=WITH_CLS, heads=MOCO_V3_HEADS,
     ),
     # Masked autoencoders: with the decoder, or the encoder alone. A fine-tuned one has a table of its own.
     Family(
-        name="mae",
-        method="MAE",
-        signs=(VIT_SIGN, "decoder_blocks.*"),
-        backbone_left_out=("mask_token", "decoder_*"),
-        fixed=WITH_CLS,
-        heads=MAE_HEADS,
+        "mae", "MAE", (VIT_SIGN, "decoder_blocks.*"),
+        backbone_left_out=("mask_token", "decoder_*"), fixed=WITH_CLS, heads=MAE_HEADS,
     ),
     Family(
-        name="mae-encoder",
-        method="MAE",
-        signs=(VIT_SIGN, MAE_TABLE),
+        "mae-encoder", "MAE", (VIT_SIGN, MAE_TABLE),
         backbone_left_out=("head.*",),  # of a linear probe
-        fixed=WITH_CLS,
-        heads=MAE_HEADS,
+        fixed=WITH_CLS, heads=MAE_HEADS,
     ),
     Family(
-        name="dinov2-backbone",
-        method="DINOv2",
-        signs=("mask_token", LAYER_SCALE),
-        networks=TEACHER,
-        backbone_left_out=("mask_token",),
-        names=CHUNKS,
-        fixed={"cls_token": True, "final_norm": True},
-        tap_norm=True,
+        "dinov2-backbone", "DINOv2", ("mask_token", LAYER_SCALE),
+        networks=TEACHER, backbone_left_out=("mask_token",), names=CHUNKS, fixed=DINOV2, tap_norm=True,
     ),
     # Supervised models and timm's names.
     Family(
-        name="swin",
-        method="Swin (supervised)",
-        signs=(SWIN_SIGN, "layers.0.downsample.*", "head.weight", ONLY_MODEL),
+        "swin", "Swin (supervised)", (SWIN_SIGN, "layers.0.downsample.*", "head.weight", ONLY_MODEL),
         backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER),
     ),
     Family(
-        name="swin-plain",
-        method="Swin",
-        tells_method=False,
-        signs=(SWIN_SIGN, "layers.0.downsample.*"),
+        "swin-plain", "Swin", (SWIN_SIGN, "layers.0.downsample.*"),
         backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER, *AVERAGED),
     ),
     Family(
-        name="swin-timm",
-        method="Swin",
-        tells_method=False,
-        signs=(SWIN_SIGN, "layers.3.downsample.*"),
+        "swin-timm", "Swin", (SWIN_SIGN, "layers.3.downsample.*"),
         backbone_left_out=(*SWIN_BUFFERS, *CLASSIFIER, *AVERAGED),
         # timm's stage begins with the merging of patches, the official one ends with it
         names=tuple((f"layers.{i + 1}.downsample.{{x}}", f"layers.{i}.downsample.{{x}}") for i in range(3)),
     ),
     Family(
-        name="deit",
-        method="DeiT (supervised)",
-        signs=(VIT_SIGN, "head.weight", f"{ONLY_MODEL}|model_ema.*"),
-        absent=("fc_norm.*", "reg_token", LAYER_SCALE),
-        backbone_left_out=(*CLASSIFIER, *AVERAGED),
-        fixed=WITH_CLS,
+        "deit", "DeiT (supervised)", (VIT_SIGN, "head.weight", f"{ONLY_MODEL}|model_ema.*"),
+        absent=("fc_norm.*", "reg_token", LAYER_SCALE), backbone_left_out=(*CLASSIFIER, *AVERAGED), fixed=WITH_CLS,
     ),
     Family(
-        name="vit-timm",
-        method="ViT",
-        tells_method=False,
-        signs=(VIT_SIGN, f"head.*|fc_norm.*|reg_token|{LAYER_SCALE}"),
+        "vit-timm", "ViT", (VIT_SIGN, f"head.*|fc_norm.*|reg_token|{LAYER_SCALE}"),
         # the norm of a pooled feature belongs to the classifier
-        backbone_left_out=("fc_norm.*", *CLASSIFIER, *AVERAGED),
-        names=(("reg_token", "register_tokens"),),
+        backbone_left_out=("fc_norm.*", *CLASSIFIER, *AVERAGED), names=(("reg_token", "register_tokens"),),
         positions="antialiased",
     ),
     # Bare backbones.
     Family(
-        name="ibot-backbone",
-        method="iBOT",
-        signs=(VIT_SIGN, "masked_embed"),
-        backbone_left_out=("masked_embed",),
-        fixed=WITH_CLS,
+        "ibot-backbone", "iBOT", (VIT_SIGN, "masked_embed"), backbone_left_out=("masked_embed",), fixed=WITH_CLS
     ),
-    Family(
-        name="selfpatch-backbone",
-        method="DINO+SelfPatch",
-        signs=(VIT_SIGN,),
-        cls=False,
-        networks=TEACHER,
-        fixed=WITHOUT_CLS,
-    ),
-    Family(
-        name="vit-plain",  # DINO's, iBOT's, DeiT's, ... which nothing tells apart
-        method="ViT",
-        tells_method=False,
-        signs=(VIT_SIGN,),
-        fixed=WITH_CLS,
-    ),
+    Family("selfpatch-backbone", "DINO+SelfPatch", (VIT_SIGN,), cls=False, networks=TEACHER, fixed=WITHOUT_CLS),
+    Family("vit-plain", "ViT", (VIT_SIGN,), fixed=WITH_CLS),  # DINO's, iBOT's, DeiT's, ... which nothing tells apart
 )  # fmt: skip

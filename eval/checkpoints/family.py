@@ -21,6 +21,12 @@ HEADS = {
     (4096, 40): 32,
 }
 
+NEUTRAL = ("ViT", "Swin")  # methods' names that claim none
+PLAIN = {"layer_scale": False, "registers": False}  # what families fix of the ViT's options
+WITH_CLS = {**PLAIN, "cls_token": True, "final_norm": True}
+WITHOUT_CLS = {**PLAIN, "cls_token": False, "final_norm": False}
+DINOV2 = {"cls_token": True, "final_norm": True}
+
 # Marks that the reader adds to the names in a file:
 LAYER_SCALE = "(LayerScale)"  # most blocks have it
 ONLY_MODEL = "(only model)"  # the file holds one entry, "model"
@@ -31,48 +37,40 @@ MOCO_V3_TABLE = "(MoCo v3's positions)"  # the same, down first
 
 @dataclass(frozen=True)
 class Family:
-    """One family's layout.
+    """One family's layout."""
 
-    Args:
-        name: what a record calls the layout.
-        method: the display name of what was pretrained, where no metadata says it.
-        tells_method: whether a file of this layout is of this method for certain; else ``method`` is a neutral word.
-        signs: patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b``
-            asks for either.
-        absent: patterns that must match none.
-        cls: whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.signs.has_cls`) must (True) or must not
-            be there.
-        networks: network -> prefix of its backbone; downstream tasks take the first by default.
-        left_out: names beside the networks that belong to no backbone.
-        backbone_left_out: names within a backbone that ours has no use for.
-        names: pairs of templates, the family's name of a backbone tensor and ours (:func:`translate`).
-        mmdet: whether merges of patches are in mmdet's order, under mmdet's names.
-        fixed: what every member has of the ViT's options; the rest is read off the tensors.
-        heads: (width, depth) -> heads.
-        tap_norm: whether its authors give dense heads each block's tokens after the final norm.
-        eps: of the LayerNorms, where no configuration says it.
-        positions: how its own code resizes the table of position embeddings: ``"dino"``, ``"bicubic"`` or
-            ``"antialiased"`` (:class:`~selfpatch.pretrain.vit.VisionTransformer`).
-        computes_periods: whether it computes the periods of rotary positions and stores none.
-    """
-
-    name: str
+    name: str  # what a record calls the layout
+    # the display name of what was pretrained, where no metadata says it; a word of :data:`NEUTRAL` where a file
+    # of this layout does not tell
     method: str
+    # patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b`` asks
+    # for either
     signs: tuple[str, ...]
-    tells_method: bool = True
-    absent: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()  # patterns that must match none
+    # whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.signs.has_cls`) must (True) or must not be
+    # there
     cls: bool | None = None
+    # network -> prefix of its backbone; downstream tasks take the first by default
     networks: Mapping[str, str] = field(default_factory=lambda: {"backbone": ""})
-    left_out: tuple[str, ...] = ()
-    backbone_left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # names beside the networks that belong to no backbone
+    backbone_left_out: tuple[str, ...] = ()  # names within a backbone that ours has no use for
+    # pairs of templates, the family's name of a backbone tensor and ours (:func:`translate`)
     names: tuple[tuple[str, str], ...] = ()
-    mmdet: bool = False
+    mmdet: bool = False  # whether merges of patches are in mmdet's order, under mmdet's names
+    # what every member has of the ViT's options; the rest is read off the tensors
     fixed: Mapping[str, bool] = field(default_factory=dict)
-    heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)
-    tap_norm: bool = False
-    eps: float = 1e-6
+    heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)  # (width, depth) -> heads
+    tap_norm: bool = False  # whether its authors give dense heads each block's tokens after the final norm
+    eps: float = 1e-6  # of the LayerNorms, where no configuration says it
+    # how its own code resizes the table of position embeddings: ``"dino"``, ``"bicubic"`` or ``"antialiased"``
+    # (:class:`~selfpatch.pretrain.vit.VisionTransformer`)
     positions: str = "dino"
-    computes_periods: bool = False
+    computes_periods: bool = False  # whether it computes the periods of rotary positions and stores none
+
+    @property
+    def tells_method(self) -> bool:
+        """Whether a file of this layout is of this method for certain."""
+        return self.method not in NEUTRAL
 
     def fits(self, marks: Collection[str], cls: bool) -> bool:
         """Whether a file with these names and entries, and with [CLS] or without it, is of this family."""
@@ -91,6 +89,11 @@ class Family:
 
 def _found(marks: Collection[str], sign: str) -> bool:
     return any(pattern in marks or any(fnmatchcase(mark, pattern) for mark in marks) for pattern in sign.split("|"))
+
+
+def both(*parts: str) -> tuple[str, ...]:
+    """``parts`` of the student and of the teacher."""
+    return tuple(f"{network}.{part}" for network in ("student", "teacher") for part in parts)
 
 
 def translate(name: str, names: tuple[tuple[str, str], ...]) -> str:

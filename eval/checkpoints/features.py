@@ -42,9 +42,8 @@ class Preprocessing(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Preprocessing:
         if self.resize < self.crop:
-            raise UserError(
-                f"--resize {self.resize} is smaller than --crop {self.crop}: the crop would leave the image"
-            )
+            wrong = f"--resize {self.resize} is smaller than --crop {self.crop}"
+            raise UserError(f"{wrong}: the crop would leave the image")
         return self
 
 
@@ -68,11 +67,7 @@ def parameters(settings: FeatureSettings, backbone: LoadedBackbone) -> dict[str,
 
 
 def read_image(path: Path, resize: int, crop: int, pixels: Pixels = IMAGENET) -> np.ndarray:
-    """An image as the backbone takes it: short side ``resize`` (bicubic), centre ``crop``, normalised; (3, crop, crop).
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """An image as the backbone takes it, (3, crop, crop): short side ``resize`` (bicubic), centre crop, normalised."""
     image = Image.fromarray(read_picture(path))
     width, height = image.size
     short = min(width, height)
@@ -97,17 +92,7 @@ def features_of_folder(
 def global_features(
     backbone: LoadedBackbone, paths: Sequence[Path], title: str, fingerprint: str, settings: FeatureSettings
 ) -> np.ndarray:
-    """The global features (N, C), float32, of images, from the cache where they are there.
-
-    Args:
-        backbone: whose features.
-        paths: the images.
-        title: what they are of a set: "train" or "val".
-        fingerprint: of the set.
-        settings: how they are read, and where features are kept.
-
-    Returns:
-        a read-only, memory-mapped array.
+    """The global features (N, C), float32, of images, read-only, from the cache where they are there.
 
     Raises:
         UserError: an image cannot be read, or a feature is not finite.
@@ -150,7 +135,12 @@ def _extract(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = backbone.model.to(device).eval()
     half, note = path.with_suffix(".part.npy"), path.with_suffix(".part.json")
-    kept, done = None, _safe_rows(note)
+    try:
+        done = int(json.loads(note.read_text())["rows"]) if half.exists() else 0
+    except (OSError, ValueError, KeyError):
+        done = 0
+    shape = (len(paths), model.embed_dim)
+    rows = np.lib.format.open_memmap(half, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
     how = settings.resize, settings.crop, pixels_of(settings, backbone)
     saved = time.perf_counter()
     with (
@@ -175,30 +165,16 @@ def _extract(
             batch = model(pixels)[0].float().cpu().numpy()  # (B, C)
             if not np.isfinite(batch).all():
                 raise UserError(f"the backbone's features are not finite for an image from {paths[done]} on")
-            if kept is None:
-                kept = _open(half, (len(paths), batch.shape[1]), fresh=done == 0)
-            kept[done : done + len(batch)] = batch
+            rows[done : done + len(batch)] = batch
             done += len(batch)
             meter.advance(len(batch))
             if time.perf_counter() - saved > SAVE_EVERY:
-                kept.flush()
+                rows.flush()
                 write_text(note, json.dumps({"rows": done}))
                 saved = time.perf_counter()
-    if kept is not None:
-        kept.flush()
+    rows.flush()
     os.replace(half, path)
     note.unlink(missing_ok=True)
-
-
-def _safe_rows(note: Path) -> int:
-    try:
-        return int(json.loads(note.read_text())["rows"]) if note.with_suffix(".npy").exists() else 0
-    except (OSError, ValueError, KeyError):
-        return 0
-
-
-def _open(path: Path, shape: tuple[int, int], fresh: bool) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+" if fresh else "r+", dtype=np.float32, shape=shape)
 
 
 def notes(backbone: LoadedBackbone) -> list[str]:

@@ -9,36 +9,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor
 
-from selfpatch.eval.checkpoints.certificate import largest_difference
 from selfpatch.eval.checkpoints.libraries import LIBRARIES
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.model_card import eval_results, model_card, records_of
 from selfpatch.pretrain.checkpoint import SAFETENSORS_META
 from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.files import temporary_name
+from selfpatch.pretrain.files import temporary_name, write_text
 from selfpatch.pretrain.positions import ROPE_BASE, rope_periods
 
 FAMILIES = {family.name: family for family in LIBRARIES}
-TOLERANCE = 1e-4  # float32
 
 
-@dataclass(frozen=True)
-class Target:
-    """A class of transformers that holds a backbone.
-
-    Args:
-        family: whose names its files have.
-        model: the class.
-        config: its configuration.
-    """
+class Target(NamedTuple):
+    """A class of transformers that holds a backbone: whose names its files have, and its configuration."""
 
     family: str
     model: str
@@ -47,12 +37,6 @@ class Target:
 
 def export_folder(loaded: LoadedBackbone, meta: Mapping[str, Any], out: Path, records: Path | None) -> list[str]:
     """Write ``loaded`` as a folder of Hugging Face and return two lines of certificate.
-
-    Args:
-        loaded: the backbone.
-        meta: what goes along in the weights' file, so that this project reads its own export as it was.
-        out: the folder, which must not exist, or be empty.
-        records: where records are; those of these weights are told in the model card.
 
     Raises:
         UserError: no class of transformers holds this backbone, or its features are others there.
@@ -66,18 +50,17 @@ def export_folder(loaded: LoadedBackbone, meta: Mapping[str, Any], out: Path, re
     try:
         from safetensors.torch import save_file
 
-        written = {"format": "pt", SAFETENSORS_META: json.dumps(meta)}
-        save_file(
-            {name: tensor.clone().contiguous() for name, tensor in state.items()}, draft / "model.safetensors", written
-        )
-        files = {"config.json": target.config, "preprocessor_config.json": preprocessor(loaded, target)}
-        for name, content in files.items():
-            (draft / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (draft / "README.md").write_text(model_card(loaded, target.model, found), encoding="utf-8")
+        tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+        save_file(tensors, draft / "model.safetensors", {"format": "pt", SAFETENSORS_META: json.dumps(meta)})
+        for name, content in (
+            ("config.json", target.config),
+            ("preprocessor_config.json", preprocessor(loaded, target)),
+        ):
+            write_text(draft / name, json.dumps(content, indent=1) + "\n")
+        write_text(draft / "README.md", model_card(loaded, target.model, found))
         if found:
-            (draft / ".eval_results").mkdir()
             results = yaml.safe_dump(eval_results(found), sort_keys=False, allow_unicode=True)
-            (draft / ".eval_results" / "selfpatch.yaml").write_text(results, encoding="utf-8")
+            write_text(draft / ".eval_results" / "selfpatch.yaml", results)
         features = same_features(loaded, draft)
         if out.is_dir():
             out.rmdir()  # an empty one
@@ -95,11 +78,7 @@ def check_folder(out: Path) -> None:
 
 
 def target_of(loaded: LoadedBackbone) -> Target:
-    """The class of transformers that computes what ``loaded`` does.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The class of transformers that computes what ``loaded`` does; UserError: there is none."""
     arch, state = loaded.arch, loaded.state
     if arch["family"] == "swin":
         config = {
@@ -165,12 +144,8 @@ def _dinov3(loaded: LoadedBackbone, config: dict[str, Any]) -> Target:
 def _dinov2_ratio(arch: Mapping[str, Any]) -> int:
     """The whole ``mlp_ratio`` from which transformers makes the MLP's width."""
     for ratio in range(1, 17):
-        width = int(arch["dim"] * ratio)
-        if (
-            (arch["mlp_width"] == width)
-            if not arch["swiglu"]
-            else arch["mlp_width"] == (int(width * 2 / 3) + 7) // 8 * 8
-        ):
+        width = arch["dim"] * ratio
+        if arch["mlp_width"] == ((int(width * 2 / 3) + 7) // 8 * 8 if arch["swiglu"] else width):
             return ratio
     raise UserError(f"transformers' DINOv2 has no MLP of width {arch['mlp_width']} for tokens of width {arch['dim']}")
 
@@ -218,11 +193,7 @@ def preprocessor(loaded: LoadedBackbone, target: Target) -> dict[str, Any]:
 
 
 def same_features(loaded: LoadedBackbone, folder: Path) -> str:
-    """Load ``folder`` in transformers, where it is installed, and compare its last tokens at the native size.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Load ``folder`` in transformers, where it is installed, and compare its last tokens at the native size."""
     try:
         from transformers import AutoModel
         from transformers.utils import logging
@@ -235,18 +206,13 @@ def same_features(loaded: LoadedBackbone, folder: Path) -> str:
         model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     finally:
         logging.set_verbosity(level)
-    side = model.config.image_size
-    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(side))
-    with torch.no_grad():
+    normed = loaded.arch["final_norm"]
+
+    def tokens(images: Tensor) -> Tensor:
         found = model(images, output_hidden_states=True)
-        normed = loaded.arch["final_norm"]
-        tokens = found.last_hidden_state if normed else found.hidden_states[-1]
-        (expected,) = loaded.model.forward_intermediates(images, [-1], norm=normed)
-    expected = expected.flatten(2).mT
-    difference = largest_difference(tokens[:, -expected.shape[1] :], expected)
-    if difference > TOLERANCE:
-        raise UserError(f"the export of {loaded.checkpoint} gives other features in transformers ({difference:.1e})")
+        return found.last_hidden_state if normed else found.hidden_states[-1]
+
+    same = loaded.same_features(tokens, model.config.image_size, "transformers", normed)
     what = "last_hidden_state" if normed else "hidden_states[-1]"
     fresh = "" if normed else "; last_hidden_state goes through a LayerNorm that the checkpoint has not"
-    same = f"on a fixed {side}x{side} image (relative difference {difference:.0e}){fresh}"
-    return f"AutoModel.from_pretrained gives the checkpoint's features as {what} {same}"
+    return f"AutoModel.from_pretrained gives the checkpoint's features as {what} {same}{fresh}"

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 _numpy_core = np._core if hasattr(np, "_core") else np.core  # numpy 2 renamed it
-NUMPY = ("numpy.core", "numpy._core")
 
 
 class Placeholder(dict):
@@ -55,34 +54,27 @@ class Placeholder(dict):
         return state if isinstance(state, dict) else {}
 
 
-def _encode(text: str, *_: Any) -> bytes:
-    """What old pickles of NumPy scalars call to get bytes; no other codec."""
-    return text.encode("latin1")
-
-
-def _of_plain_type(build: Any, kind: Any, arguments: tuple, state: Any) -> Any:
-    """The tensor inside one of a derived type."""
-    return build(*arguments)
-
-
 def _known() -> dict[tuple[str, str], Any]:
     """The classes and functions that build nothing but data, by the names that pickles have for them."""
-    known = {("collections", "OrderedDict"): OrderedDict, ("_codecs", "encode"): _encode, ("torch", "Size"): torch.Size}
-    known |= {("builtins", kind.__name__): kind for kind in (set, frozenset, complex, slice)}
-    known |= {("__builtin__", kind.__name__): kind for kind in (set, frozenset, complex, slice)}
-    rebuild = ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "device_tensor_from_numpy")
-    known |= {("torch._utils", f"_rebuild_{kind}"): getattr(torch._utils, f"_rebuild_{kind}") for kind in rebuild}
-    known |= {
-        ("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, (torch.dtype, torch.layout))
-    }
-    known |= {
+    known = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),  # bytes of old NumPy scalars; no other codec
+        ("torch", "Size"): torch.Size,
         ("torch", "device"): torch.device,
         ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+        ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+        # of a tensor of a derived type the plain one
+        ("torch._tensor", "_rebuild_from_type_v2"): lambda build, kind, arguments, state: build(*arguments),
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
     }
-    known |= {("torch.storage", "UntypedStorage"): torch.UntypedStorage}
-    known |= {("torch._tensor", "_rebuild_from_type_v2"): _of_plain_type}
-    known |= {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-    for core in NUMPY:
+    plain = (set, frozenset, complex, slice)
+    known |= {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in plain}
+    rebuild = ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "device_tensor_from_numpy")
+    known |= {("torch._utils", f"_rebuild_{kind}"): getattr(torch._utils, f"_rebuild_{kind}") for kind in rebuild}
+    constants = (torch.dtype, torch.layout)
+    known |= {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, constants)}
+    for core in ("numpy.core", "numpy._core"):
         known[core + ".multiarray", "scalar"] = _numpy_core.multiarray.scalar
         known[core + ".multiarray", "_reconstruct"] = _numpy_core.multiarray._reconstruct
         known[core + ".numeric", "_frombuffer"] = _numpy_core.numeric._frombuffer
@@ -102,12 +94,12 @@ class Unpickler(pickle.Unpickler):
         return type(name.rpartition(".")[2], (Placeholder,), {"__module__": module}) if known is None else known
 
 
-def _load(file: BinaryIO, **options: Any) -> Any:
-    return Unpickler(file, **options).load()
-
-
-# what torch.load takes instead of the module pickle
-PICKLE = SimpleNamespace(Unpickler=Unpickler, load=_load, UnpicklingError=pickle.UnpicklingError, __name__="inert")
+PICKLE = SimpleNamespace(  # what torch.load takes instead of the module pickle
+    Unpickler=Unpickler,
+    load=lambda file, **options: Unpickler(file, **options).load(),
+    UnpicklingError=pickle.UnpicklingError,
+    __name__="inert",
+)
 
 
 def load_inert(source: str | Path | BinaryIO) -> Any:

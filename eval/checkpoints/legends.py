@@ -12,17 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Legend:
-    """What is known of a published file.
+    """What is known of a published file."""
 
-    Args:
-        name: under which it was published.
-        method: what trained it.
-        mean, std: of its pixels, where they are not ImageNet's.
-    """
-
-    name: str
-    method: str
-    mean: tuple[float, ...] | None = None
+    name: str  # under which it was published
+    method: str  # what trained it
+    mean: tuple[float, ...] | None = None  # of its pixels, where they are not ImageNet's
     std: tuple[float, ...] | None = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from selfpatch.eval.checkpoints import certificate as proof
 from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
 from selfpatch.eval.checkpoints.foreign import foreign_network
 from selfpatch.eval.checkpoints.legends import LEGENDS, Legend
-from selfpatch.eval.checkpoints.signs import is_square
+from selfpatch.eval.checkpoints.signs import is_square, shape_text
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
 from selfpatch.eval.checkpoints.tensors import FoundBackbone, read_backbone, some
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -72,23 +72,17 @@ class LoadedBackbone:
         return self.model.std
 
     def report(self, method: str | None = None) -> str:
-        """What a command prints of a loaded checkpoint: the certificate, and a hint where nobody named its method.
-
-        Args:
-            method: the user's name for it.
-        """
-        hint = (
-            f"note: the file does not tell what trained it, so it is called {self.method}: name it with --method NAME"
-        )
-        return "\n".join([*self.certificate, *([] if method or self.method_told else [hint])])
+        """What a command prints of a loaded checkpoint: the certificate, and a hint where nobody named its method."""
+        lines = list(self.certificate)
+        if not (method or self.method_told):
+            named = f"so it is called {self.method}: name it with --method NAME"
+            lines.append(f"note: the file does not tell what trained it, {named}")
+        return "\n".join(lines)
 
     def check(self, model: nn.Module) -> None:
         """Raise unless ``model``, or the one backbone inside it, holds these very weights and computes these features.
 
         Frameworks initialise weights again after a load: call this in the model that trains, as late as possible.
-
-        Args:
-            model: a backbone like :attr:`model`, or a module that contains just one.
 
         Raises:
             UserError: names the tensors that differ.
@@ -96,15 +90,12 @@ class LoadedBackbone:
         inside = [module for module in model.modules() if isinstance(module, type(self.model))]
         if len(inside) != 1:
             raise UserError(f"certificate of {self.checkpoint}: {len(inside)} backbones in the model instead of one")
-        expected = self.state
         found = {name: t.detach().cpu().float() for name, t in inside[0].state_dict().items()}
-        wrong = sorted(
-            expected.keys() ^ found.keys()
-            | {name for name in expected.keys() & found.keys() if not torch.equal(expected[name], found[name])}
-        )
+        shared = self.state.keys() & found.keys()
+        wrong = self.state.keys() ^ found.keys() | {n for n in shared if not torch.equal(self.state[n], found[n])}
         if wrong:
             raise UserError(
-                f"certificate of {self.checkpoint}: {some(wrong)}: not what was loaded, in the model that "
+                f"certificate of {self.checkpoint}: {some(sorted(wrong))}: not what was loaded, in the model that "
                 "runs; something initialised its weights again"
             )
         difference = proof.largest_difference(proof.fingerprint(inside[0]), self.tokens)
@@ -113,6 +104,25 @@ class LoadedBackbone:
                 f"certificate of {self.checkpoint}: the model that runs computes other features on the fixed image "
                 f"(relative difference {difference:.1e}): does it have {self.arch['heads']} heads?"
             )
+
+    def same_features(self, run: Callable[[Tensor], Tensor], side: int, where: str, norm: bool = True) -> str:
+        """How nearly ``run(images)``, in another library's model, gives this network's last tokens.
+
+        Args:
+            run: gives tokens (1, …, C), those of the patches last.
+            side: of the fixed image, in pixels.
+            where: that model, in a complaint.
+            norm: whether they are those after the final norm.
+        """
+        images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(side))
+        with torch.no_grad():
+            (expected,) = self.model.forward_intermediates(images, [-1], norm=norm)
+            found = run(images).flatten(1, -2)  # (1, N, C): a ViT's [CLS] and registers stand before
+        expected = expected.flatten(2).mT
+        difference = proof.largest_difference(found[:, -expected.shape[1] :], expected)
+        if difference > 1e-4:  # float32
+            raise UserError(f"the export of {self.checkpoint} gives other features in {where} ({difference:.1e})")
+        return f"on a fixed {side}x{side} image (relative difference {difference:.0e})"
 
 
 def load_backbone(
@@ -155,15 +165,12 @@ def load_backbone(
         raise UserError(f"{path}: {some([found.parts.file_name(name) for name in wrong])} is not finite")
     model.load_state_dict({name: tensor.clone() for name, tensor in found.state.items()}, assign=True)
     model.eval()
-    tokens = proof.fingerprint(model)
-    return _loaded(path, source, found, model, heads_from, tokens)
+    return _loaded(path, source, found, model, heads_from)
 
 
-def _loaded(
-    path: Path, source: Source, found: FoundBackbone, model: nn.Module, heads_from: str, tokens: Tensor
-) -> LoadedBackbone:
+def _loaded(path: Path, source: Source, found: FoundBackbone, model: Backbone, heads_from: str) -> LoadedBackbone:
     """The loaded backbone with all that is known of it."""
-    facts, family, meta = source.facts, found.family, found.meta
+    facts, family, meta, tokens = source.facts, found.family, found.meta, proof.fingerprint(model)
     arch = {**model.arch, "name": arch_name(model.arch)}
     digest = sha256_file(source.files[0])
     legend, weights = LEGENDS.get(digest[:8]), proof.weights_sha256(found.state)
@@ -172,7 +179,10 @@ def _loaded(
         tuple(meta.get(key) or getattr(facts, key) or getattr(legend, key, None) or usual)
         for key, usual in PIXELS.items()
     )
-    config = meta.get("config")
+    epoch = meta.get("epoch", source.content.get("epoch") if isinstance(source.content, Mapping) else None)
+    if len(source.files) > 1:
+        lines = sorted(f"{file.name} {sha256_file(file)}\n" for file in source.files)
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return LoadedBackbone(
         model=model,
         state=found.state,
@@ -184,12 +194,12 @@ def _loaded(
         which=found.which,
         heads_from=heads_from,
         checkpoint=path,
-        checkpoint_sha256=digest if len(source.files) == 1 else _sha256(source.files),
+        checkpoint_sha256=digest,
         weights_sha256=weights,
         certificate=_certificate(found, arch, heads_from, tokens, weights, facts, legend),
-        epoch=_epoch(source.content, meta),
+        epoch=int(epoch) if isinstance(epoch, (int, float)) else None,
         seed=meta.get("seed"),
-        config=dict(config) if isinstance(config, Mapping) else None,
+        config=dict(meta["config"]) if isinstance(meta.get("config"), Mapping) else None,
         train_data=meta.get("train_data"),
         file_names=tuple(found.parts.origins),
         tokens=tokens,
@@ -223,22 +233,11 @@ def _certificate(
     ]
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    """The SHA-256 over the names and SHA-256 of several files."""
-    lines = sorted(f"{file.name} {sha256_file(file)}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _epoch(content: Any, meta: Mapping[str, Any]) -> int | None:
-    epoch = meta.get("epoch", content.get("epoch") if isinstance(content, Mapping) else None)
-    return int(epoch) if isinstance(epoch, (int, float)) else None
-
-
 def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) -> None:
     """Every tensor of the model in the file, of the model's shape, and nothing else."""
     expected, state, parts = model.state_dict(), found.state, found.parts
     names = {name: parts.file_name(name) for name in {**expected, **state}}
-    shapes = {name: (_shape(state[name]), _shape(expected[name])) for name in state.keys() & expected.keys()}
+    shapes = {name: (shape_text(state[name]), shape_text(expected[name])) for name in state.keys() & expected.keys()}
     lacking = [names[name] for name in expected if name not in state]
     table = state.get("pos_embed", torch.empty(0))
     if "cls_token" in expected and "cls_token" not in state and "pos_embed" in state:
@@ -262,10 +261,6 @@ def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) ->
         raise UserError(f"{path} as a backbone of the {found.family.name} layout {told}")
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
 def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], stated: Mapping[str, Any], teller: str) -> None:
     wrong = [
         f"{key} {stated[key]} but the tensors {arch[key]}" for key in arch if key in stated and stated[key] != arch[key]
@@ -276,18 +271,11 @@ def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], stated: Mapping
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that takes a checkpoint."""
-    parser.add_argument(
-        "--which", metavar="NETWORK", help="teacher or student (MoBY: key or online), ema; default: the family's"
-    )
-    parser.add_argument(
-        "--heads", type=int, metavar="N", help="attention heads, where neither metadata nor the size tells"
-    )
-    parser.add_argument(
-        "--prefix",
-        metavar="NAME",
-        help="what the backbone's names begin with, in files of no known layout",
-    )
-    parser.add_argument("--unsafe-load", action="store_true", help="read a file even if that may run code in it")
+    add = parser.add_argument
+    add("--which", metavar="NETWORK", help="teacher or student (MoBY: key or online), ema; default: the family's")
+    add("--heads", type=int, metavar="N", help="attention heads, where neither metadata nor the size tells")
+    add("--prefix", metavar="NAME", help="what the backbone's names begin with, in files of no known layout")
+    add("--unsafe-load", action="store_true", help="read a file even if that may run code in it")
 
 
 def checkpoint_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def model_card(loaded: LoadedBackbone, model: str, records: list[Record]) -> str
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     certificate = "\n".join(f"- {line}" for line in loaded.certificate)
+    heads = "\n## Results\n\n| task | data | protocol | figures |\n|---|---|---|---|\n"
+    results = heads + "".join(map(_row, records)) if records else ""
     return f"""---
 {yaml.safe_dump(FRONT_MATTER, sort_keys=False).strip()}
 ---
@@ -72,19 +74,10 @@ model = AutoModel.from_pretrained("path/of/this/folder")  # {model}
 ```
 
 {certificate}
-{_results(records)}"""
+{results}"""
 
 
-def _results(records: list[Record]) -> str:
-    if not records:
-        return ""
-    rows = [
-        f"| {record.title} | {record.dataset} {record.split} | {record.protocol.name} | {_figures(record)} |"
-        for record in records
-    ]
-    return "\n## Results\n\n| task | data | protocol | figures |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-
-
-def _figures(record: Record) -> str:
+def _row(record: Record) -> str:
     figures = ", ".join(f"{name} {record.metrics[name]:.2f}" for name in record.headline if name in record.metrics)
-    return figures + (" (miniature: no benchmark figures)" if record.miniature else "")
+    figures += " (miniature: no benchmark figures)" * record.miniature
+    return f"| {record.title} | {record.dataset} {record.split} | {record.protocol.name} | {figures} |\n"

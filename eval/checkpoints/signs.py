@@ -36,6 +36,11 @@ def is_square(number: int) -> bool:
     return math.isqrt(number) ** 2 == number
 
 
+def shape_text(tensor: Tensor) -> str:
+    """A tensor's shape, as messages have it: 1x197x384."""
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
 def fixed_table(table: Tensor | None) -> str | None:
     """Whose table (1, [1 +] side², C) of sines and cosines this is; None: none of those, learned.
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from selfpatch.eval.checkpoints.inert import Placeholder, load_inert
-from selfpatch.pretrain.checkpoint import SAFETENSORS_META, raise_if_larger_than_stored
+from selfpatch.eval.checkpoints.inert import Unpickler, load_inert
+from selfpatch.pretrain.checkpoint import SAFETENSORS_META, cut_short, raise_if_larger_than_stored
 from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.files import read_json
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of Hugging Face and timm, whole or as "<name>.index.json"
@@ -40,49 +41,30 @@ VISION = {  # model_type in a Hugging Face config: what was trained (None: it do
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files beside a checkpoint's weights say; None: they don't say it.
+    """What the files beside a checkpoint's weights say; None: they don't say it."""
 
-    Args:
-        library: "transformers" or "timm".
-        method: what was pretrained.
-        heads: of the attention; a list for each stage of a Swin.
-        eps: of the LayerNorms.
-        mean, std: of the pixels, from 0 to 1, red first.
-        rope_theta: the base of the rotary position embeddings' periods.
-        stated: further figures that the tensors must agree with, under the names of the model's ``arch``.
-    """
-
-    library: str | None = None
-    method: str | None = None
-    heads: int | list[int] | None = None
-    eps: float | None = None
-    mean: tuple[float, ...] | None = None
+    library: str | None = None  # "transformers" or "timm"
+    method: str | None = None  # what was pretrained
+    heads: int | list[int] | None = None  # of the attention; a list for each stage of a Swin
+    eps: float | None = None  # of the LayerNorms
+    mean: tuple[float, ...] | None = None  # of the pixels, from 0 to 1, red first
     std: tuple[float, ...] | None = None
-    rope_theta: float | None = None
+    rope_theta: float | None = None  # the base of the rotary position embeddings' periods
+    # further figures that the tensors must agree with, under the names of the model's ``arch``
     stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as it was read.
+    """A checkpoint as it was read."""
 
-    Args:
-        content: nested dictionaries that hold its tensors.
-        files: those that were read: what the checkpoint's SHA-256 is over.
-        facts: what the files beside the weights say.
-    """
-
-    content: Any
-    files: tuple[Path, ...]
-    facts: Facts = Facts()
+    content: Any  # nested dictionaries that hold its tensors
+    files: tuple[Path, ...]  # those that were read: what the checkpoint's SHA-256 is over
+    facts: Facts = Facts()  # what the files beside the weights say
 
 
 def read_source(path: str | Path, unsafe: bool = False) -> Source:
     """Read a checkpoint, a file or a folder, onto the CPU.
-
-    Args:
-        path: the file, or a folder of Hugging Face, timm or ``torch.distributed.checkpoint``.
-        unsafe: the user's word (``--unsafe-load``) that a file may run code while it is read.
 
     Raises:
         UserError: it is missing, not a checkpoint, cut short or in another library's form; a shard is missing.
@@ -92,9 +74,9 @@ def read_source(path: str | Path, unsafe: bool = False) -> Source:
         return _folder(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
-    config = path.with_name(CONFIG) if path.name in WEIGHTS and path.with_name(CONFIG).is_file() else None
-    facts, beside = read_facts(path.parent) if config else (Facts(), ())
-    return Source(_file(path, unsafe), (path, *beside), facts)
+    configured = path.name in WEIGHTS and path.with_name(CONFIG).is_file()
+    facts, configs = read_facts(path.parent) if configured else (Facts(), ())
+    return Source(_file(path, unsafe), (path, *configs), facts)
 
 
 def _folder(folder: Path) -> Source:
@@ -103,26 +85,23 @@ def _folder(folder: Path) -> Source:
     for name in WEIGHTS:
         weights, index = folder / name, folder / f"{name}.index.json"
         if weights.is_file() or index.is_file():
-            files = (weights,) if weights.is_file() else _shards(index)
-            facts, beside = read_facts(folder)
-            content = {key: tensor for file in files for key, tensor in _state_dict(_file(file)).items()}
-            return Source(content, (*files, *(() if weights.is_file() else (index,)), *beside), facts)
+            shards = (weights,) if weights.is_file() else _shards(index)
+            facts, configs = read_facts(folder)
+            states = (content for content in map(_file, shards) if isinstance(content, Mapping))
+            content = {key: tensor for state in states for key, tensor in state.items()}
+            return Source(content, (*shards, *([] if weights.is_file() else [index]), *configs), facts)
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds a LoRA adapter, not a network: merge it into its base model and save that")
-    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
     raise UserError(
-        f"{folder} is a folder without {' or '.join(WEIGHTS)} or .metadata (it holds {held}): name a checkpoint's "
+        f"{folder} is a folder without {' or '.join(WEIGHTS)} or .metadata (it holds {there}): name a checkpoint's "
         "file, or the folder of a Hugging Face model, of a timm model or of a distributed checkpoint"
     )
 
 
-def _state_dict(content: Any) -> Mapping[str, Any]:
-    return content if isinstance(content, Mapping) else {}
-
-
 def _shards(index: Path) -> tuple[Path, ...]:
     """The files that an index names, each once."""
-    names = read_json(index).get("weight_map")
+    names = _read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f"{index} has no weight_map from names of tensors to files")
     files = tuple(index.parent / name for name in sorted(set(names.values())))
@@ -161,7 +140,7 @@ def _file(path: Path, unsafe: bool = False) -> Any:
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a checkpoint (neither torch.save's format nor safetensors)") from None
     except Exception as error:  # broken bytes raise anything: struct.error, AssertionError, RuntimeError, KeyError, ...
-        raise UserError(_broken(path, error)) from None
+        raise UserError(cut_short(path, error)) from None
     raise_if_larger_than_stored(path, content)
     return content
 
@@ -176,11 +155,6 @@ def _raise_for_other_archives(path: Path) -> None:
         raise UserError(f"{path} is a TorchScript program, which holds code: save its state_dict() and take that")
     if any(name.endswith(".npy") for name in names):
         raise UserError(f"{path} is {FOREIGN_FILES['.npz']}")
-
-
-def _broken(path: Path, error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"{path} is not a whole checkpoint ({line[:120]}): it is cut short or of another format"
 
 
 def _safetensors(path: Path) -> Any:
@@ -198,58 +172,39 @@ def _safetensors(path: Path) -> Any:
 def _distributed(folder: Path) -> Source:
     """The tensors of ``torch.distributed.checkpoint``, put together from the pieces that its processes saved."""
     try:
-        metadata = load_pickle(folder / ".metadata").fields()
+        with open(folder / ".metadata", "rb") as file:
+            metadata = Unpickler(file).load().fields()
         tensors, files = {}, {folder / ".metadata"}
-        for name, about in metadata["state_dict_metadata"].items():
-            if "size" in about.fields():
-                tensors[name] = None, about.fields()["size"]
+        about = {name: entry.fields() for name, entry in metadata["state_dict_metadata"].items()}
         for index, place in metadata["storage_data"].items():
             key, where = index.fields(), place.fields()
-            if key["fqn"] not in tensors:  # not a tensor: the epoch, arguments
+            name = key["fqn"]
+            if "size" not in about[name]:  # not a tensor: the epoch, arguments
                 continue
-            file = folder / Path(where["relative_path"]).name
-            if not file.is_file():
-                raise UserError(f"{folder}/.metadata names {file.name}, which is not there: copy it, too")
-            files.add(file)
-            with open(file, "rb") as opened:
-                opened.seek(where["offset"])
-                piece = load_inert(BytesIO(opened.read(where["length"])))
-            whole, size = tensors[key["fqn"]]
-            whole = (
-                torch.full(size, math.nan, dtype=piece.dtype) if whole is None and piece.is_floating_point() else whole
-            )
-            whole = torch.zeros(size, dtype=piece.dtype) if whole is None else whole
+            path = folder / Path(where["relative_path"]).name
+            if not path.is_file():
+                raise UserError(f"{folder}/.metadata names {path.name}, which is not there: copy it, too")
+            files.add(path)
+            with open(path, "rb") as file:
+                file.seek(where["offset"])
+                piece = load_inert(BytesIO(file.read(where["length"])))
+            if name not in tensors:
+                lacking = math.nan if piece.is_floating_point() else 0
+                tensors[name] = torch.full(about[name]["size"], lacking, dtype=piece.dtype)
             offset = key["offset"] or [0] * piece.ndim
-            whole[tuple(slice(start, start + side) for start, side in zip(offset, piece.shape))] = piece
-            tensors[key["fqn"]] = whole, size
+            tensors[name][tuple(slice(start, start + side) for start, side in zip(offset, piece.shape))] = piece
     except UserError:
         raise
     except Exception as error:  # as for a broken file
         raise UserError(f"{folder} is not a whole distributed checkpoint ({type(error).__name__}: {error})") from None
-    return Source({name: whole for name, (whole, _) in tensors.items() if whole is not None}, tuple(sorted(files)))
-
-
-def load_pickle(path: Path) -> Placeholder:
-    """A plain pickle's object, read inertly."""
-    from selfpatch.eval.checkpoints.inert import Unpickler
-
-    with open(path, "rb") as file:
-        return Unpickler(file).load()
+    return Source(tensors, tuple(sorted(files)))
 
 
 # --- what stands beside the weights -----------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        UserError: it holds none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({error})") from None
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
     return content
@@ -262,22 +217,13 @@ def read_facts(folder: Path) -> tuple[Facts, tuple[Path, ...]]:
         UserError: the configuration is of a network of another kind, or of quantised weights.
     """
     files = tuple(folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file())
-    config = read_json(folder / CONFIG) if folder / CONFIG in files else {}
-    pixels = read_json(folder / PREPROCESSOR) if folder / PREPROCESSOR in files else {}
-    if "architecture" in config:
-        return _timm_facts(config), files
-    return _hugging_face_facts(folder, config, pixels), files
-
-
-def _timm_facts(config: Mapping[str, Any]) -> Facts:
+    config, pixels = (_read_object(folder / name) if folder / name in files else {} for name in (CONFIG, PREPROCESSOR))
+    if "architecture" not in config:
+        return _hugging_face_facts(folder, config, pixels), files
     trained = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else config
-    arguments = config.get("model_args") or {}
-    return Facts(
-        library="timm",
-        heads=_plain_heads(arguments.get("num_heads")),
-        mean=_colour(trained.get("mean")),
-        std=_colour(trained.get("std"), above=0),
-    )
+    heads = _plain_heads((config.get("model_args") or {}).get("num_heads"))
+    mean, std = _colour(trained.get("mean")), _colour(trained.get("std"), above=0)
+    return Facts("timm", heads=heads, mean=mean, std=std), files
 
 
 def _hugging_face_facts(folder: Path, config: Mapping[str, Any], pixels: Mapping[str, Any]) -> Facts:
@@ -288,9 +234,8 @@ def _hugging_face_facts(folder: Path, config: Mapping[str, Any], pixels: Mapping
         known = ", ".join(VISION)
         raise UserError(f"{folder} holds a {kind} model ({CONFIG}), neither a ViT nor a Swin; known are {known}")
     if config.get("hidden_act", "gelu") not in ("gelu", "silu"):
-        raise UserError(
-            f"{folder}: {CONFIG} says hidden_act {config['hidden_act']}; this project's ViT has the exact gelu"
-        )
+        act = config["hidden_act"]
+        raise UserError(f"{folder}: {CONFIG} says hidden_act {act}; this project's ViT has the exact gelu")
     named = {"hidden_size": "dim", "num_hidden_layers": "depth"}
     if kind == "swin":
         named = {"embed_dim": "dim", "depths": "depths", "window_size": "window"}

@@ -19,7 +19,7 @@ from selfpatch.eval.checkpoints.family import LAYER_SCALE, ONLY_MODEL, Family, f
 from selfpatch.eval.checkpoints.foreign import foreign_network
 from selfpatch.eval.checkpoints.inert import Placeholder
 from selfpatch.eval.checkpoints.libraries import TRAINERS
-from selfpatch.eval.checkpoints.signs import fixed_table, has_cls, has_layer_scale
+from selfpatch.eval.checkpoints.signs import fixed_table, has_cls, has_layer_scale, shape_text
 from selfpatch.pretrain.cli import UserError
 
 WRAPPERS = re.compile(r"^((state_dict|model)\.)+")  # what training scripts put their one network under
@@ -50,16 +50,15 @@ class FoundBackbone:
 def read_backbone(path: Path, content: Any, which: str | None = None, prefix: str | None = None) -> FoundBackbone:
     """Sort the tensors of a loaded checkpoint into the chosen backbone's and those that its family leaves out.
 
-    Args:
-        path: for messages.
-        content: nested dictionaries of tensors.
-        which: the network; ``ema`` for the average of the weights that timm keeps beside them.
-        prefix: the user's word that the backbone's names begin with this, and that all others are something else.
-
     Raises:
         UserError: the family is unknown, the network is not there, or a tensor is on no list.
     """
-    content, which = _average(path, content) if which == "ema" else (content, which)
+    if which == "ema":
+        entries = [content.get(name) for name in AVERAGES] if isinstance(content, Mapping) else []
+        averages = [entry for entry in entries if isinstance(entry, Mapping)]
+        if not averages:
+            raise UserError(f"{path} holds no average of the weights: it has no {' or '.join(AVERAGES)}")
+        content, which = {"model": averages[0]}, None
     tensors, meta, left_out = named_tensors(path, content), metadata(content), Counter()
     if prefix is not None:
         prefix = prefix.rstrip(".") + "."
@@ -77,15 +76,13 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
     which, inner = _network(path, family, which, tensors, meta)
     # our own checkpoints list the parts of their method themselves: a new method needs no entry here
     own = meta.get("left_out", meta.get("beside", ()))  # its former name
-    beside = (*(f"{p}*" for p in family.networks.values() if p != inner), *family.left_out, *own)
-    within_left_out = family.backbone_left_out
-    if family.mmdet and not meta.get("arch", {}).get("final_norm", True):
-        within_left_out = (*within_left_out, "norm3.*")  # fresh there, as the other stages' norms are
-    elif meta and not meta["arch"].get("final_norm", True):
+    left_out_beside = (*(f"{p}*" for p in family.networks.values() if p != inner), *family.left_out, *own)
+    left_out_within = family.backbone_left_out
+    if not meta.get("arch", {}).get("final_norm", True):  # fresh in our export to a library whose class has one
         final = {theirs.partition("{")[0] + "*" for theirs, ours in family.names if ours.startswith("norm.")}
-        within_left_out = (*within_left_out, *sorted(final))  # our export to a library whose class has one
+        left_out_within = (*left_out_within, *(["norm3.*"] if family.mmdet else sorted(final)))
 
-    parts, unexplained = _parts(path, family, inner, tensors, beside, within_left_out, left_out)
+    parts, unexplained = _parts(path, family, inner, tensors, left_out_beside, left_out_within, left_out)
     if unexplained:
         foreign, places = foreign_network(tensors), _places(unexplained)
         told = f": {foreign}" if foreign else f"; {places}" if places else ""
@@ -101,8 +98,8 @@ def _parts(
     family: Family,
     prefix: str,
     tensors: Mapping[str, Tensor],
-    beside: Collection[str],
-    within_left_out: Collection[str],
+    left_out_beside: Collection[str],
+    left_out_within: Collection[str],
     left_out: Counter[str],
 ) -> tuple[Parts, list[str]]:
     """The backbone's tensors under our names, and the names that nothing explains; counts those left out."""
@@ -113,7 +110,7 @@ def _parts(
     parts.family = family = replace(family, names=(*used, *others))  # so that what is lacking is named as in this file
     for name, tensor in tensors.items():
         inner, within = name.removeprefix(prefix), name.startswith(prefix)
-        pattern = explaining(inner if within else name, within_left_out if within else beside)
+        pattern = explaining(inner if within else name, left_out_within if within else left_out_beside)
         if pattern is not None:
             left_out[prefix + pattern if within else pattern] += 1
         elif not within or not tensor.is_floating_point():
@@ -124,14 +121,6 @@ def _parts(
                 raise UserError(f"{path} ({family.name} layout): {parts.names[ours]} and {name} both come to {ours}")
             parts.state[ours], parts.names[ours] = tensor.detach().to(torch.float32).contiguous(), name
     return parts, unexplained
-
-
-def _average(path: Path, content: Any) -> tuple[Any, None]:
-    """The entry with the average of a network's weights, and that no other network is asked for."""
-    held = [name for name in AVERAGES if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
-    if not held:
-        raise UserError(f"{path} holds no average of the weights: it has no {' or '.join(AVERAGES)}")
-    return {"model": content[held[0]]}, None
 
 
 def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -197,12 +186,6 @@ def locate(
 ) -> Family | None:
     """The family of the networks in a file, at its top level or under the names of a known training script or library.
 
-    Args:
-        tensors: all of a file.
-        which: the network that is asked for.
-        marks: of the file's top level.
-        depth: how many names may be nested (``student_backbone.vit.``).
-
     Returns:
         a family whose networks are those of the file; None: nothing of a known one is there.
     """
@@ -210,14 +193,10 @@ def locate(
     if family is not None or not depth:
         return family
     for trainer in TRAINERS:
-        held = {
-            network: prefix
-            for network, prefix in trainer.networks.items()
-            if any(name.startswith(prefix) for name in tensors)
-        }
-        if not held or not all(any(fnmatchcase(name, sign) for name in tensors) for sign in trainer.signs):
+        places = {network: prefix for network, prefix in trainer.networks.items() if _any_under(prefix, tensors)}
+        if not places or not all(any(fnmatchcase(name, sign) for name in tensors) for sign in trainer.signs):
             continue
-        prefix = held.get(SYNONYMS.get(which, which), next(iter(held.values())))
+        prefix = places.get(SYNONYMS.get(which, which), next(iter(places.values())))
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         inner = locate(inside, which, depth=depth - 1)
         if inner is None:
@@ -226,12 +205,14 @@ def locate(
             networks = {network: prefix + own for network, own in inner.networks.items()}
         else:
             (own,) = inner.networks.values()
-            networks = {network: place + own for network, place in held.items()}
-        left_out = (*(place + pattern for place in held.values() for pattern in inner.left_out), *trainer.left_out)
-        method = trainer.method or inner.method
-        told = inner.tells_method or trainer.method is not None
-        return replace(inner, networks=networks, left_out=left_out, method=method, tells_method=told)
+            networks = {network: place + own for network, place in places.items()}
+        left_out = (*(place + pattern for place in places.values() for pattern in inner.left_out), *trainer.left_out)
+        return replace(inner, networks=networks, left_out=left_out, method=trainer.method or inner.method)
     return None
+
+
+def _any_under(prefix: str, names: Collection[str]) -> bool:
+    return any(name.startswith(prefix) for name in names)
 
 
 def _unknown(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -257,20 +238,20 @@ def _network(
     path: Path, family: Family, which: str | None, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> tuple[str, str]:
     """The chosen network and the prefix of its backbone."""
-    held = {name: prefix for name, prefix in family.networks.items() if any(t.startswith(prefix) for t in tensors)}
-    if not held:
+    networks = {name: prefix for name, prefix in family.networks.items() if _any_under(prefix, tensors)}
+    if not networks:
         raise UserError(f"{path} ({family.name} layout) has no tensor under {' or '.join(family.networks.values())}")
     if which is None:
         # before methods said it themselves, MoBY was the only one whose downstream tasks take the online network
         before = "student" if str(meta.get("method", "")).startswith("MoBY") else None
         stated = meta.get("downstream", before)
-        which = stated if stated in held else next(iter(held))
+        which = stated if stated in networks else next(iter(networks))
     asked = SYNONYMS.get(which, which)
-    if set(held) == {"backbone"} and asked == "teacher":  # the one network is neither: nothing to choose
+    if set(networks) == {"backbone"} and asked == "teacher":  # the one network is neither: nothing to choose
         asked = "backbone"
-    if asked not in held:
-        raise UserError(f"{path} ({family.name} layout) holds no {which} network, only: {', '.join(held)}")
-    return asked, held[asked]
+    if asked not in networks:
+        raise UserError(f"{path} ({family.name} layout) holds no {which} network, only: {', '.join(networks)}")
+    return asked, networks[asked]
 
 
 def _from_mmdet(path: Path, name: str, tensor: Tensor) -> tuple[str, Tensor]:
@@ -279,7 +260,7 @@ def _from_mmdet(path: Path, name: str, tensor: Tensor) -> tuple[str, Tensor]:
     try:
         return next(iter(from_mmdet({name: tensor}).items()))
     except (RuntimeError, IndexError):  # its channels do not come in fours
-        raise UserError(f"{path}: {name} is of the wrong shape ({'x'.join(map(str, tensor.shape))})") from None
+        raise UserError(f"{path}: {name} is of the wrong shape ({shape_text(tensor)})") from None
 
 
 def explaining(name: str, patterns: Collection[str]) -> str | None:

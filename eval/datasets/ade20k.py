@@ -12,23 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
-from selfpatch.eval.datasets.checks import (
-    Finding,
-    count,
-    missing,
-    oddities,
-    okay,
-    passed_by,
-    pictures,
-    require,
-    sample,
-    share,
-)
+from selfpatch.eval.datasets.checks import Finding
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import read_json
-from selfpatch.pretrain.folders import Listing, list_files
+from selfpatch.pretrain.folders import list_files
 from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
+from selfpatch.pretrain.settings import option
 from selfpatch.reports.record import Dataset
 
 SOURCE = Source(
@@ -67,12 +58,7 @@ class LabelMaps:
     @cached_property
     def identity(self) -> Dataset:
         """As records name it: ``ade20k-val`` if this is the official set, else by the folder's name."""
-        root = self.root.resolve()
-        official = is_official(root)
-        name = "ade20k-val" if official else f"{root.name}-val"
-        if name == "ade20k-val" and not official:
-            name = f"{root.parent.name}-ade20k-val"  # a folder's name alone makes no benchmark
-        return Dataset(name, "validation", fingerprint_of(root), miniature=not official)
+        return checks.identity(self.root, "ade20k-val", is_official(self.root), "validation", fingerprint_of(self.root))
 
 
 def open_label_maps(root: str | Path, allowed: Collection[str] = ()) -> LabelMaps:
@@ -81,7 +67,7 @@ def open_label_maps(root: str | Path, allowed: Collection[str] = ()) -> LabelMap
     Raises:
         UserError: something is missing or cannot be learned from, and no setting of ``allowed`` overrules it.
     """
-    findings = require(check(root), allowed)
+    findings = checks.require(check(root), allowed)
     names = class_names(root)
     return LabelMaps(Path(root), None if names is None else tuple(names), tuple(findings))
 
@@ -97,7 +83,7 @@ def class_names(root: str | Path) -> list[str] | None:
     if not path.exists():
         marks = (root / "objectInfo150.txt").exists() or (root / "sceneCategories.txt").exists()
         folder = root / "images/training"
-        if marks or (folder.is_dir() and len(pictures(folder)) == OFFICIAL_COUNTS["training"]):
+        if marks or (folder.is_dir() and len(checks.pictures(folder)) == OFFICIAL_COUNTS["training"]):
             return None
         raise UserError(
             f"{path} is missing and {root} is not the official ADE20K: write the class names into it as a JSON list, "
@@ -143,42 +129,32 @@ def folders_of(root: Path, split: str) -> tuple[Path, Path]:
 
 def pairs_in(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """(image, label map) of every image that has one, in order."""
-    maps = _label_maps(masks).by_stem()
-    return [(image, maps[stem]) for stem, image in pictures(images).items() if stem in maps]
-
-
-def _label_maps(folder: Path) -> Listing:
-    found = list_files(folder, [".png"], deep=False)
-    return found if found.paths else list_files(folder, deep=False)  # others: told by the reader of label maps
+    maps = checks.label_maps(masks).by_stem()
+    return [(image, maps[stem]) for stem, image in checks.pictures(images).items() if stem in maps]
 
 
 def check(root: str | Path, thorough: bool = False) -> list[Finding]:
-    """Look at a set in ADE20K's format: pairs of images and masks, sizes, label range, what is odd.
-
-    Args:
-        root: the folder with ``images/``, ``annotations/`` and, unless it is the official set, ``classes.json``.
-        thorough: open every file instead of a sample of large splits.
-    """
+    """Look at a set in ADE20K's format: pairs of images and masks, sizes, label range, what is odd."""
     root = Path(root)
     if not root.is_dir():
-        return [missing(root, SOURCE)]
+        return [checks.missing(root, SOURCE)]
     try:
         names = class_names(root)
         classes = len(names) if names else OFFICIAL_CLASSES
-        findings = [okay(f"{classes} classes " + ("in classes.json" if names else "of ADE20K"))]
+        findings = [checks.okay(f"{classes} classes " + ("in classes.json" if names else "of ADE20K"))]
         looks = {}
         for split in SPLITS:
             folders = folders_of(root, split)
             if lost := [folder for folder in folders if not folder.is_dir()]:
-                findings.append(missing(lost[0], SOURCE))
+                findings.append(checks.missing(lost[0], SOURCE))
                 continue
-            listings = list_files(folders[0], deep=False), _label_maps(folders[1])
+            listings = list_files(folders[0], deep=False), checks.label_maps(folders[1])
             images, masks = (listing.by_stem() for listing in listings)
-            findings += passed_by(*listings)
+            findings += checks.passed_by(*listings)
             if not images:
                 findings.append(Finding("error", f"{folders[0]} holds no image", SOURCE.advice()))
                 continue
-            findings += [count(split, len(images), OFFICIAL_COUNTS[split]), *_alone(images, masks, *folders)]
+            findings += [checks.count(split, len(images), OFFICIAL_COUNTS[split]), *_alone(images, masks, *folders)]
             looks[split] = _Look(pairs_in(*folders), split, classes, names)
             findings += looks[split].run(thorough)
     except UserError as error:
@@ -192,13 +168,10 @@ def _alone(images: dict[str, Path], masks: dict[str, Path], image_dir: Path, mas
     """Errors for images without a mask and masks without an image."""
     findings = []
     for have, lack, folder, what in ((images, masks, mask_dir, "mask"), (masks, images, image_dir, "image")):
-        alone = [stem for stem in have if stem not in lack]
-        if alone:
-            path = have[alone[0]]
+        if alone := [path for stem, path in have.items() if stem not in lack]:
             others = f" (nor have {len(alone) - 1} others)" if len(alone) > 1 else ""
-            findings.append(
-                Finding("error", f"{path} has no {what} in {folder}{others}", f"restore it or remove {path.name}")
-            )
+            fix = f"restore it or remove {alone[0].name}"
+            findings.append(Finding("error", f"{alone[0]} has no {what} in {folder}{others}", fix))
     return findings
 
 
@@ -213,7 +186,7 @@ def _counted_from_zero(looks: list[_Look], names: list[str]) -> list[Finding]:
     what = f"{looks[0].folder.parent} has label 0 but nowhere label {len(names)} ('{names[-1]}')"
     fix = (
         "labels count from 1, 0 is ignored: it seems that they count from 0 here; add 1 to them, or, if they are "
-        f"right, overrule it with --{ZERO.replace('_', '-')}"
+        f"right, overrule it with {option(ZERO)}"
     )
     return [Finding("error", what, fix, ZERO)]
 
@@ -234,7 +207,7 @@ class _Look:
     def run(self, thorough: bool) -> list[Finding]:
         """Errors for unreadable files, sizes that differ, masks without labels, labels above the number of classes."""
         findings: list[Finding] = []
-        opened = sample(self.pairs, thorough)
+        opened = checks.sample(self.pairs, thorough)
         self.whole = len(opened) == len(self.pairs)
         headers: list[Header] = []
         with ThreadPoolExecutor() as pool:
@@ -243,8 +216,8 @@ class _Look:
                 headers += [header] if header else []
                 self.pixels += pixels
         findings += [
-            *oddities(headers, self.split),
-            okay(f"{self.split}: {share(len(opened), len(self.pairs))} masks opened"),
+            *checks.oddities(headers, self.split),
+            checks.okay(f"{self.split}: {checks.share(len(opened), len(self.pairs))} masks opened"),
         ]
         absent = np.flatnonzero(self.pixels[1 : self.classes + 1] == 0)
         if self.pixels.any() and len(absent) == self.classes:
@@ -260,22 +233,21 @@ class _Look:
         """Count the labels of every label map."""
         if not self.whole:
             with ThreadPoolExecutor() as pool:
-                self.pixels = sum(pool.map(_pixels, (mask for _, mask in self.pairs)), np.zeros(256, np.int64))
+                self.pixels = sum(pool.map(lambda pair: _pixels(read_labels(pair[1])), self.pairs))
             self.whole = True
 
     def _pair(self, pair: tuple[Path, Path]) -> tuple[list[Finding], Header | None, np.ndarray]:
         image, mask = pair
-        nothing = np.zeros(256, np.int64)
         try:
             header, labels = read_header(image, decode=True), read_labels(mask)
             fits = labels.shape in (header.size, upright_size(image))
         except UserError as error:
-            return [Finding("error", str(error))], None, nothing
+            return [Finding("error", str(error))], None, np.zeros(256, np.int64)
         findings = []
         if not fits:
             sizes = "{}x{} but its image {}x{}".format(*labels.shape[::-1], *header.size[::-1])
             findings.append(Finding("error", f"{mask} is {sizes}", "mask and image must have the same size"))
-        pixels = np.bincount(labels.ravel(), minlength=256)
+        pixels = _pixels(labels)
         if beyond := np.flatnonzero(pixels[self.classes + 1 : VOID]).tolist():
             label = self.classes + 1 + beyond[-1]
             fix = f"labels are 0 (nothing), 1 … {self.classes} and 255 (ignored): correct the mask or classes.json"
@@ -283,13 +255,13 @@ class _Look:
         return findings, header, pixels
 
 
-def _pixels(mask: Path) -> np.ndarray:
-    return np.bincount(read_labels(mask).ravel(), minlength=256)
+def _pixels(labels: np.ndarray) -> np.ndarray:
+    return np.bincount(labels.ravel(), minlength=256)
 
 
 def is_official(root: Path) -> bool:
     """Whether a set is the official one: its counts, and names and sizes of all validation images (0.5 s)."""
-    images = {split: pictures(root / "images" / split) for split in SPLITS}
+    images = {split: checks.pictures(root / "images" / split) for split in SPLITS}
     if class_names(root) is not None or {split: len(found) for split, found in images.items()} != OFFICIAL_COUNTS:
         return False
     sizes = (f"{path.name} {w}x{h}" for path in images["validation"].values() for h, w in [read_header(path).size])
@@ -299,17 +271,14 @@ def is_official(root: Path) -> bool:
 def fingerprint_of(root: Path) -> str:
     """SHA-256 of names and sizes of all files, the first 4 KiB of each, and the validation masks in full."""
     names = class_names(root)
-    digest = hashlib.sha256("\n".join(official_names() if names is None else names).encode())
+    if names is None:
+        from mmseg.datasets import ADE20KDataset
+
+        names = ADE20KDataset.METAINFO["classes"]
+    digest = hashlib.sha256("\n".join(names).encode())
     for folder in ("images/training", "annotations/training", "images/validation", "annotations/validation"):
-        for path in sorted(pictures(root / folder).values()):
+        for path in sorted(checks.pictures(root / folder).values()):
             digest.update(f"\n{folder}/{path.name} {path.stat().st_size}\n".encode(errors="surrogateescape"))
             with open(path, "rb") as file:
                 digest.update(file.read() if folder == "annotations/validation" else file.read(4096))
     return digest.hexdigest()
-
-
-def official_names() -> list[str]:
-    """The names of ADE20K's 150 classes, as mmseg has them."""
-    from mmseg.datasets import ADE20KDataset
-
-    return list(ADE20KDataset.METAINFO["classes"])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.progress import Meter
@@ -24,18 +24,12 @@ ENCRYPTED = 1  # of a zip member's flags (PKWARE's APPNOTE, section 4.4.4)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from and what its archives hold.
+    """Where a data set comes from and what its archives hold."""
 
-    Args:
-        name: what the data doctor calls it.
-        page: the official page.
-        folder: where the set lies by default.
-        archives: archive name → {folder inside it: folder it becomes below the set}; "" is the archive's top.
-    """
-
-    name: str
-    page: str
-    folder: str
+    name: str  # what the data doctor calls it
+    page: str  # the official page
+    folder: str  # where the set lies by default
+    # archive name → {folder inside it: folder it becomes below the set}; "" is the archive's top
     archives: dict[str, dict[str, str]]
 
     def advice(self) -> str:
@@ -82,7 +76,8 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
         staging.mkdir(parents=True, exist_ok=True)
         with _members(archive) as members, Meter(f"unpacking {archive.name}", 0, "MB") as meter:
             size, done = sum(member.size for member in members), 0
-            _check_room(archive, staging, size)
+            if size > (free := shutil.disk_usage(staging).free):
+                raise UserError(f"{archive} needs {size / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB: make room")
             if not any(member.name.endswith(".tar") for member in members):
                 shutil.rmtree(staging)  # of a run that was stopped
             for member in members:
@@ -90,7 +85,9 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
                 if target.suffix == ".tar":
                     _unpack_nested(member, target.with_suffix(""), archive)
                 else:
-                    _write(member.open(), target)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with member.open() as source, open(target, "wb") as file:
+                        shutil.copyfileobj(source, file, BLOCK)
                 done += member.size
                 meter.update(done // 10**6, size // 10**6)
         for inside in parts:
@@ -109,8 +106,7 @@ def _unpack(archive: Path, root: Path, parts: dict[str, str]) -> None:
         raise UserError(f"cannot unpack {archive} into {root}: {error.strerror or error}") from None
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A file in an archive."""
 
     name: str
@@ -129,23 +125,12 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
             yield [_Member(info.filename, info.file_size, partial(content.open, info)) for info in files]
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as content:
-            yield list(_tar_members(content, archive))
+            files = [info for info in content if not info.isdir()]
+            if odd := [info.name for info in files if not info.isfile()]:
+                raise UserError(f"{archive} holds {odd[0]}, which is a link or device: it is not the official file")
+            yield [_Member(info.name, info.size, partial(content.extractfile, info)) for info in files]
     else:
         raise UserError(f"{archive} is neither a whole zip nor a tar file: download it again")
-
-
-def _check_room(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(f"{archive} needs {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB: make room")
-
-
-def _tar_members(content: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
-    for info in content:
-        if info.isfile():
-            yield _Member(info.name, info.size, partial(content.extractfile, info))
-        elif not info.isdir():
-            raise UserError(f"{archive} holds {info.name}, which is a link or device: it is not the official file")
 
 
 def safe_name(name: str, archive: Path) -> PurePosixPath:
@@ -166,9 +151,3 @@ def _unpack_nested(member: _Member, folder: Path, archive: Path) -> None:
     with tarfile.open(fileobj=member.open()) as inner:
         inner.extractall(part, filter="data")  # refuses what would be written elsewhere, and devices
     part.rename(folder)
-
-
-def _write(source: BinaryIO, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source, open(target, "wb") as file:
-        shutil.copyfileobj(source, file, BLOCK)

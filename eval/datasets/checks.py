@@ -12,6 +12,7 @@ from selfpatch.eval.datasets.archives import Source
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import Listing, list_files
 from selfpatch.pretrain.images import Header, odd_ones, read_header
+from selfpatch.reports.record import Dataset
 
 NO_BENCHMARK = "figures on it are not the published benchmark's"
 SAMPLE = 256  # how many files of a large set are opened: about a second
@@ -20,19 +21,12 @@ FEW = 0.01  # of all quantities of a kind may be odd and only be noted: real set
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was looked at."""
 
-    Args:
-        level: "ok", "warn" or "error".
-        what: what was found, and where.
-        fix: what to do about it.
-        overrule: the name of the setting under which an error is a warning; empty: nothing overrules it.
-    """
-
-    level: str
-    what: str
-    fix: str = ""
-    overrule: str = ""
+    level: str  # "ok", "warn" or "error"
+    what: str  # what was found, and where
+    fix: str = ""  # what to do about it
+    overrule: str = ""  # the name of the setting under which an error is a warning; empty: nothing overrules it
 
     def __str__(self) -> str:
         return f"{self.what}: {self.fix}" if self.fix else self.what
@@ -40,10 +34,6 @@ class Finding:
 
 def require(findings: Sequence[Finding], allowed: Collection[str] = ()) -> list[str]:
     """The warnings among ``findings``, a line each: they belong beside every figure on this set.
-
-    Args:
-        findings: what a look at a set has found.
-        allowed: settings that are on and overrule errors.
 
     Raises:
         UserError: there is an error that nothing overrules; the first in one line.
@@ -76,6 +66,20 @@ def sample(items: Sequence, thorough: bool, most: int = SAMPLE) -> list:
 def share(opened: int, total: int) -> str:
     """How much of a set a sample was, in words."""
     return f"all {total}" if opened == total else f"{opened} of {total}"
+
+
+def label_maps(folder: Path) -> Listing:
+    """The PNGs of a folder; without any, its other pictures, which the reader of label maps refuses by name."""
+    found = list_files(folder, [".png"], deep=False)
+    return found if found.paths else list_files(folder, deep=False)
+
+
+def identity(root: Path, benchmark: str, official: bool, split: str, sha256: str) -> Dataset:
+    """A set as records name it: by the benchmark if it is that, else by its folder; a name alone makes no benchmark."""
+    root = root.resolve()
+    own = f"{root.name}-val"
+    own = f"{root.parent.name}-{benchmark}" if own == benchmark else own
+    return Dataset(benchmark if official else own, split, sha256, miniature=not official)
 
 
 def pictures(folder: Path) -> dict[str, Path]:

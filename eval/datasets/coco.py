@@ -12,19 +12,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
-from selfpatch.eval.datasets.checks import (
-    SAMPLE,
-    Finding,
-    count,
-    headers_of,
-    missing,
-    oddities,
-    okay,
-    require,
-    sample,
-    share,
-)
+from selfpatch.eval.datasets.checks import Finding
 from selfpatch.eval.datasets.coco_annotations import SHAPELESS, Annotations, read_annotations
 from selfpatch.pretrain.images import upright_size
 from selfpatch.reports.record import Dataset
@@ -51,26 +41,18 @@ CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')
 
 @dataclass(frozen=True)
 class Instances:
-    """The annotation files and photographs that are trained and tested on.
+    """The annotation files and photographs that are trained and tested on."""
 
-    Args:
-        root: the folder with ``annotations/``.
-        paths: "train" and "val" → annotation file, and the folder that its file names start from.
-        truth: the content of val's file.
-        findings: what a reader of the figures should know.
-    """
-
-    root: Path
+    root: Path  # the folder with ``annotations/``
+    # "train" and "val" → annotation file, and the folder that its file names start from
     paths: dict[str, tuple[Path, Path]]
-    truth: dict[str, Any]
-    findings: tuple[str, ...]
+    truth: dict[str, Any]  # the content of val's file
+    findings: tuple[str, ...]  # what a reader of the figures should know
 
     @cached_property
     def identity(self) -> Dataset:
         """As records name it: ``coco-val2017`` if val is the official one, else by the folder's name."""
-        official = is_official(self.truth)
-        name = "coco-val2017" if official else f"{self.root.resolve().name}-val"
-        return Dataset(name, "val", fingerprint_of(self.paths), miniature=not official)
+        return checks.identity(self.root, "coco-val2017", is_official(self.truth), "val", fingerprint_of(self.paths))
 
 
 def open_instances(root: str | Path, images: str | Path | None = None, allowed: Collection[str] = ()) -> Instances:
@@ -80,19 +62,14 @@ def open_instances(root: str | Path, images: str | Path | None = None, allowed: 
         UserError: something is missing or cannot be used, and no setting of ``allowed`` overrules it.
     """
     found, files = _look(Path(root), images, thorough=False)
-    findings = require(found, allowed)
+    findings = checks.require(found, allowed)
     val = files["val"] if files["val"].content else read_annotations(files["val"].path)  # beyond a glance
-    require(val.findings, allowed)
+    checks.require(val.findings, allowed)
     return Instances(Path(root), coco_paths(root, images), val.content, tuple(findings))
 
 
 def coco_paths(root: str | Path, images: str | Path | None = None) -> dict[str, tuple[Path, Path]]:
-    """For "train" and "val" the annotation file and the folder that its file names start from.
-
-    Args:
-        root: the folder with ``annotations/instances_{train,val}[2017].json``.
-        images: where the photographs lie, if not below ``root``.
-    """
+    """For "train" and "val" the annotation file and the folder that its file names start from."""
     paths = {}
     for split in ("train", "val"):
         year = Path(root) / "annotations" / f"instances_{split}2017.json"
@@ -107,26 +84,20 @@ def coco_paths(root: str | Path, images: str | Path | None = None) -> dict[str, 
 
 
 def check(root: str | Path, images: str | Path | None = None, thorough: bool = False) -> list[Finding]:
-    """Look at a set in COCO's format: annotation files, their ids, categories and shapes, the photographs they name.
-
-    Args:
-        root: the folder with ``annotations/``.
-        images: where the photographs lie, if not below ``root``.
-        thorough: parse annotation files of any size and open every photograph.
-    """
+    """Look at a set in COCO's format: annotation files, their ids, categories and shapes, the photographs they name."""
     return _look(Path(root), images, thorough)[0]
 
 
 def _look(root: Path, images: str | Path | None, thorough: bool) -> tuple[list[Finding], dict[str, Annotations]]:
     """All findings, and what was read of each split's annotation file."""
     if not root.is_dir():
-        return [missing(root, SOURCE)], {}
+        return [checks.missing(root, SOURCE)], {}
     if images is not None and not Path(images).is_dir():
         return [Finding("error", f"{images} is missing", "give the folder of the photographs with --images")], {}
     findings, files, names = [], {}, {}
     for split, (path, folder) in coco_paths(root, images).items():
         if not path.is_file():
-            findings.append(missing(path, SOURCE))
+            findings.append(checks.missing(path, SOURCE))
             continue
         if path.stat().st_size > HUGE and not thorough:
             files[split], names[split] = _glance(path)
@@ -135,9 +106,15 @@ def _look(root: Path, images: str | Path | None, thorough: bool) -> tuple[list[F
             names[split] = [image["file_name"] for image in files[split].content.get("images", [])]
         findings += files[split].findings
         if names[split]:
-            findings.append(count(split, len(names[split]), OFFICIAL_COUNTS[split]))
-            lost = _lost(names[split], path, folder)
-            findings += lost or _photographs(files[split], folder, thorough)
+            findings.append(checks.count(split, len(names[split]), OFFICIAL_COUNTS[split]))
+            there = photograph_sizes(folder, names[split])
+            if lost := [name for name in names[split] if name not in there]:
+                share = f"{len(lost)} of {len(names[split])} photographs of {path}"
+                what = f"{share} are not in {folder} (first: {lost[0]})"
+                fix = "get them, name their folder with --images, or use the annotation file that belongs to them"
+                findings.append(Finding("error", what, fix))
+            else:
+                findings += _photographs(files[split], folder, thorough)
     categories = [file.categories for file in files.values()]
     if len(categories) == 2 and categories[0] != categories[1] and all(categories):
         what = f"{root}/annotations: training and validation files have different categories"
@@ -159,21 +136,20 @@ def _glance(path: Path) -> tuple[Annotations, list[str]]:
         what = f"{path} is not an instance annotation file"
         return Annotations(path, findings=[Finding("error", what, SHAPELESS)]), []
     size = f"{len(content) / 1e6:.0f} MB"
-    found.findings = [okay(f"{path.name}: {size}, annotations not looked at (--all does, and so does training)")]
+    found.findings = [checks.okay(f"{path.name}: {size}, annotations not looked at (--all does, and so does training)")]
     return found, names
 
 
 def photograph_names(listing: bytes) -> list[str]:
     """The file names in an annotation file, in its order, without parsing it: 450 MB in a second, not ten."""
-    quoted = (match[1] for match in FILE_NAME.finditer(listing))
-    return [_unquoted(name) if b"\\" in name else name[1:-1].decode("utf-8", "replace") for name in quoted]
 
+    def unquoted(name: bytes) -> str:
+        try:
+            return json.loads(name) if b"\\" in name else name[1:-1].decode("utf-8", "replace")
+        except ValueError:  # no JSON: the parser says so
+            return name.decode("utf-8", "replace")
 
-def _unquoted(name: bytes) -> str:
-    try:
-        return json.loads(name)
-    except ValueError:  # no JSON: the parser says so
-        return name.decode("utf-8", "replace")
+    return [unquoted(match[1]) for match in FILE_NAME.finditer(listing)]
 
 
 def photograph_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
@@ -189,22 +165,11 @@ def photograph_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return {name: found[place] for name, place in places.items() if place in found}
 
 
-def _lost(names: list[str], path: Path, folder: Path) -> list[Finding]:
-    """An error if photographs are missing."""
-    there = photograph_sizes(folder, names)
-    lost = [name for name in names if name not in there]
-    if not lost:
-        return []
-    what = f"{len(lost)} of {len(names)} photographs of {path} are not in {folder} (first: {lost[0]})"
-    fix = "get them, name their folder with --images, or use the annotation file that belongs to them"
-    return [Finding("error", what, fix)]
-
-
 def _photographs(file: Annotations, folder: Path, thorough: bool) -> list[Finding]:
     """Errors for photographs that cannot be read, or have another size than the annotations say; what is odd."""
     images = file.content.get("images", [])
-    opened = {folder / image["file_name"]: image for image in sample(images, thorough, SAMPLE // 2)}
-    headers, findings = headers_of(list(opened))
+    opened = {folder / image["file_name"]: image for image in checks.sample(images, thorough, checks.SAMPLE // 2)}
+    headers, findings = checks.headers_of(list(opened))
     for path, header in headers.items():
         width, height = opened[path]["width"], opened[path]["height"]
         if (height, width) not in (header.size, upright_size(path)):
@@ -212,17 +177,22 @@ def _photographs(file: Annotations, folder: Path, thorough: bool) -> list[Findin
             findings.append(Finding("error", what, "the annotation file belongs to another set or size"))
     if not images:
         return findings
-    shown = share(len(opened), len(images))
-    return [*findings, *oddities(headers.values(), str(folder)), okay(f"{folder}: {shown} photographs opened")]
+    shown = checks.share(len(opened), len(images))
+    return [
+        *findings,
+        *checks.oddities(headers.values(), str(folder)),
+        checks.okay(f"{folder}: {shown} photographs opened"),
+    ]
 
 
 def _shared(paths: dict[str, tuple[Path, Path]], names: dict[str, list[str]]) -> list[Finding]:
     """A warning for photographs that are trained on and tested on."""
     if len(names) < 2 or paths["train"][1] != paths["val"][1]:
         return []
-    both = sorted(set(names["train"]) & set(names["val"]))
-    what = f"{len(both)} photographs are in the training and in the validation file (first: {both[0]})" if both else ""
-    return [Finding("warn", what, "figures on what was trained on say little")] if both else []
+    if not (shared := sorted(set(names["train"]) & set(names["val"]))):
+        return []
+    what = f"{len(shared)} photographs are in the training and in the validation file (first: {shared[0]})"
+    return [Finding("warn", what, "figures on what was trained on say little")]
 
 
 def is_official(truth: dict[str, Any]) -> bool:

@@ -52,13 +52,12 @@ def read_annotations(path: str | Path) -> Annotations:
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in WHOLE):
         return Annotations(path, findings=[Finding("error", f"{path} is not an instance annotation file", SHAPELESS)])
     floats = _make_whole(content)
-    errors = list(_faults(content))
-    if errors:
+    if errors := list(_faults(content)):
         return Annotations(path, findings=[Finding("error", f"{path}: {error}", FIX) for error in errors[:MOST]])
-    findings = [Finding("warn", f"{path}: {floats} whole numbers are written with a point", "read as whole")] * bool(
-        floats
-    )
-    findings += sense(path, content)
+    findings = sense(path, content)
+    if floats:
+        what = f"{path}: {floats} whole numbers are written with a point"
+        findings.insert(0, Finding("warn", what, "read as whole"))
     bad = any(finding.level == "error" and not finding.overrule for finding in findings)
     return Annotations(path, {} if bad else content, findings)
 
@@ -96,8 +95,7 @@ def _faults(content: dict[str, list]) -> Iterable[str]:
             return faults
     if not faults:
         ids = Counter(annotation["id"] for annotation in annotations)
-        if ids and ids.most_common(1)[0][1] > 1:
-            faults.append(f"uses annotation id {ids.most_common(1)[0][0]} twice")
+        faults += [f"uses annotation id {number} twice" for number, times in ids.most_common(1) if times > 1]
     if not images or not annotations or not categories:
         faults.append(f"holds {len(images)} images, {len(annotations)} annotations, {len(categories)} categories")
     return faults
@@ -122,13 +120,7 @@ def _entries(images: list, categories: list) -> Iterable[tuple[str, str]]:
 
 
 def fault_of(annotation: Any, images: dict[int, dict], categories: set[int]) -> str | None:
-    """What is wrong with one annotation; None: nothing.
-
-    Args:
-        annotation: an entry of an annotation file.
-        images: id → entry of every image.
-        categories: all ids.
-    """
+    """What is wrong with one annotation; None: nothing."""
     if not isinstance(annotation, dict):
         return "is no object with an id, image_id, category_id, bbox and segmentation"
     if not _is_id(annotation.get("id")):
@@ -206,6 +198,4 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return _is_id(value)
+    return math.isfinite(value) if isinstance(value, float) else _is_id(value)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from selfpatch.eval.datasets.checks import FEW, Finding, okay
+from selfpatch.eval.datasets import checks
+from selfpatch.eval.datasets.checks import Finding
+from selfpatch.pretrain.settings import option
 
 SMALLEST = 32  # pixels: mmdet trains on no image with a shorter side
 FIX = "get the file again or correct it"
@@ -18,12 +20,7 @@ LOOSE = "loose_boxes"  # the setting that overrules boxes that do not fit image 
 
 
 def sense(path: Path, content: dict[str, Any]) -> list[Finding]:
-    """What sound entries say that cannot be meant; areas and crowd flags that are missing are filled in.
-
-    Args:
-        path: the file.
-        content: of it, with sound entries.
-    """
+    """What sound entries say that cannot be meant; areas and crowd flags that are missing are filled in."""
     images, annotations = content["images"], content["annotations"]
     by_id = {image["id"]: image for image in images}
     sizes = np.array([(by_id[a["image_id"]]["width"], by_id[a["image_id"]]["height"]) for a in annotations], float)
@@ -40,9 +37,8 @@ def sense(path: Path, content: dict[str, Any]) -> list[Finding]:
         what = f"{path}: {flat.sum()} boxes without an area (first: annotation {ids[int(flat.argmax())]})"
         findings.append(Finding("warn", what, "nothing is learned from them"))
     if crowd.all():
-        findings.append(
-            Finding("error", f"{path} holds crowds alone (iscrowd 1), which are neither learned nor scored", FIX)
-        )
+        what = f"{path} holds crowds alone (iscrowd 1), which are neither learned nor scored"
+        findings.append(Finding("error", what, FIX))
     elif (crowd | flat).all():
         findings.append(Finding("error", f"{path}: no box has an area, so that nothing can be learned or found", FIX))
     return findings + _repeated(path, annotations) + _unused(path, content)
@@ -92,20 +88,16 @@ def _boxes(
     kinds = (
         (shares, "are shares of the image, not pixels", "write x, y, width and height in pixels", ""),
         (turned, "are two corners", "write x, y, width and height", ""),
-        (away, "lie outside their image", f"correct them, or overrule it with --{_flag(LOOSE)}", LOOSE),
-        (loose, "are not around their masks", f"correct them, or overrule it with --{_flag(LOOSE)}", LOOSE),
+        (away, "lie outside their image", f"correct them, or overrule it with {option(LOOSE)}", LOOSE),
+        (loose, "are not around their masks", f"correct them, or overrule it with {option(LOOSE)}", LOOSE),
     )
     findings = []
     for wrong, words, fix, overrule in kinds:
         if n := int(wrong.sum()):
             what = f"{path}: {n} of {len(ids)} boxes {words} (first: annotation {ids[int(wrong.argmax())]})"
-            few = n <= FEW * len(ids)
+            few = n <= checks.FEW * len(ids)
             findings.append(Finding("warn", what) if few else Finding("error", what, fix, overrule))
     return findings
-
-
-def _flag(setting: str) -> str:
-    return setting.replace("_", "-")
 
 
 def _areas(
@@ -126,7 +118,7 @@ def _areas(
         findings.append(Finding("warn", what, "those of the masks are taken"))
     areas, around = np.array([a["area"] for a in annotations], float), boxes[:, 2:].clip(0).prod(1)
     odd = ~flat & ((areas > 1.1 * around + 4) | ((areas < 1) & (around > 16)))
-    if odd.sum() > FEW * len(areas):
+    if odd.sum() > checks.FEW * len(areas):
         what = f"{path}: {odd.sum()} of {len(areas)} areas are no pixels of their masks"
         first = f" (first: annotation {annotations[int(odd.argmax())]['id']})"
         findings.append(Finding("warn", what + first, "they decide what counts as small, medium and large"))
@@ -161,4 +153,4 @@ def _unused(path: Path, content: dict[str, Any]) -> list[Finding]:
     if twice := [name for name, times in names.items() if times > 1]:
         findings.append(Finding("warn", f"{path}: {len(twice)} files are two images each (first: {twice[0]})", FIX))
     summary = f"{len(images)} images, {len(content['annotations'])} instances, {len(categories)} categories"
-    return [*findings, okay(f"{path.name}: {summary}")]
+    return [*findings, checks.okay(f"{path.name}: {summary}")]

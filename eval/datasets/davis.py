@@ -12,24 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
-from selfpatch.eval.datasets.checks import (
-    NO_BENCHMARK,
-    SAMPLE,
-    Finding,
-    missing,
-    oddities,
-    okay,
-    passed_by,
-    require,
-    sample,
-    share,
-)
+from selfpatch.eval.datasets.checks import Finding
 from selfpatch.eval.measures.jf import VOID
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import read_lines
 from selfpatch.pretrain.folders import Listing, list_files, merged
 from selfpatch.pretrain.images import Header, ends_whole, read_header, read_labels, upright_size
+from selfpatch.pretrain.settings import option
 from selfpatch.reports.record import Dataset
 
 SOURCE = Source(
@@ -97,10 +88,7 @@ class Videos:
         official = is_official(self.videos)
         split = "val" + (f"[{','.join(video.name for video in self.videos)}]" if self.chosen else "")
         split += "" if self.resolution == "480p" else f" {self.resolution}"
-        name = "davis2017-val" if official else f"{self.root.resolve().name}-val"
-        if name == "davis2017-val" and not official:
-            name = f"{self.root.resolve().parent.name}-davis2017-val"  # a folder's name alone makes no benchmark
-        return Dataset(name, split, fingerprint_of(self.videos), miniature=not official)
+        return checks.identity(self.root, "davis2017-val", official, split, fingerprint_of(self.videos))
 
 
 def open_videos(
@@ -109,16 +97,13 @@ def open_videos(
     """The validation sequences of a DAVIS tree, after a look into every file (all of DAVIS val: about 10 s).
 
     Args:
-        root: folder with JPEGImages, Annotations and ImageSets.
-        resolution: name of the folder under the first two.
         sequences: those to keep; none: all of ``ImageSets/2017/val.txt``.
-        allowed: settings that overrule an error: :data:`ABSENT`.
 
     Raises:
         UserError: something is missing or cannot be evaluated.
     """
     videos, listed = read_tree(Path(root), resolution, sequences)
-    findings = require([*passed_by(*listed), *check_videos(videos, thorough=True, decode=False)], allowed)
+    findings = checks.require([*checks.passed_by(*listed), *check_videos(videos, thorough=True, decode=False)], allowed)
     return Videos(Path(root), resolution, tuple(videos), bool(sequences), tuple(findings))
 
 
@@ -142,9 +127,7 @@ def read_tree(root: Path, resolution: str = "480p", only: Sequence[str] = ()) ->
             if not folder.is_dir():
                 raise UserError(f"no {folder}, though {listed} names the sequence {name}")
         frames = list_files(images / name, deep=False)
-        masks = list_files(annotations / name, [".png"], deep=False)
-        if not masks.paths:  # of another format: told by the reader of label maps
-            masks = list_files(annotations / name, deep=False)
+        masks = checks.label_maps(annotations / name)
         videos.append(_paired(name, frames, masks))
         _check_first(videos[-1])
         seen[images].append(frames)
@@ -161,9 +144,8 @@ def _paired(name: str, frames: Listing, masks: Listing) -> Video:
             f"only one of the two has {odd[0]}"
         )
     if len(images) < 3:
-        raise UserError(
-            f"{frames.root}: {len(images)} frames; at least 3 are needed, since the first and last do not score"
-        )
+        wanted = "at least 3 are needed, since the first and last do not score"
+        raise UserError(f"{frames.root}: {len(images)} frames; {wanted}")
     return Video(name, tuple(images.values()), tuple(labels[stem] for stem in images))
 
 
@@ -188,15 +170,10 @@ def ids_of(labels: np.ndarray) -> set[int]:
 
 
 def check(root: str | Path, thorough: bool = False) -> list[Finding]:
-    """Look at a tree of DAVIS 2017: sequences, frames, palette masks and their object ids.
-
-    Args:
-        root: the folder with ``JPEGImages``, ``Annotations`` and ``ImageSets``.
-        thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
-    """
+    """Look at a tree of DAVIS 2017: sequences, frames, palette masks and their object ids."""
     root = Path(root)
     if not root.is_dir():
-        return [missing(root, SOURCE)]
+        return [checks.missing(root, SOURCE)]
     if not (root / "JPEGImages/480p").is_dir() and (root / "JPEGImages/Full-Resolution").is_dir():
         fix = "the protocols and published figures use DAVIS-2017-trainval-480p.zip"
         return [Finding("error", f"{root} holds full-resolution frames and no 480p", fix)]
@@ -205,18 +182,16 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
     except UserError as error:
         return [Finding("error", str(error))]
     if fault := _unofficial(videos):
-        findings = [Finding("warn", f"val is not that of DAVIS 2017 ({fault})", NO_BENCHMARK)]
+        findings = [Finding("warn", f"val is not that of DAVIS 2017 ({fault})", checks.NO_BENCHMARK)]
     else:
-        findings = [okay(f"val: {len(videos)} sequences, as in DAVIS 2017")]
-    return findings + passed_by(*listed) + check_videos(videos, thorough)
+        findings = [checks.okay(f"val: {len(videos)} sequences, as in DAVIS 2017")]
+    return findings + checks.passed_by(*listed) + check_videos(videos, thorough)
 
 
 def check_videos(videos: Sequence[Video], thorough: bool = False, decode: bool = True) -> list[Finding]:
     """Look into the files of some sequences: object ids, frames and masks that can be read, sizes, what is odd.
 
     Args:
-        videos: sequences that :func:`read_tree` found whole.
-        thorough: open every frame and mask instead of the first mask of each sequence and a sample of the rest.
         decode: decode the frames that are opened; without it only those whose file does not end as it should.
     """
     findings, moments, objects = [], [], 0
@@ -229,32 +204,26 @@ def check_videos(videos: Sequence[Video], thorough: bool = False, decode: bool =
             shown = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
             what = f"{video.masks[0]} skips object {shown}"
             fix = "each counts as an object that is never there (J = F = 1): number objects 1, 2, …, or give"
-            findings.append(Finding("error", what, f"{fix} --{ABSENT.replace('_', '-')}", ABSENT))
-    opened = sample(moments, thorough, SAMPLE // 2)
+            findings.append(Finding("error", what, f"{fix} {option(ABSENT)}", ABSENT))
+    opened = checks.sample(moments, thorough, checks.SAMPLE // 2)
     headers, late = [], {}
     with ThreadPoolExecutor() as pool:
         for moment, looked in zip(opened, pool.map(partial(_Moment.look, decode=decode), opened)):
-            findings += looked.findings
-            headers += [looked.header] if looked.header else []
-            for number in looked.ids - moment.ids:
+            found, header, ids = looked
+            findings += found
+            headers += [header] if header else []
+            for number in ids - moment.ids:
                 late.setdefault((moment.mask.parent, number), moment.mask.name)
     for (folder, number), name in sorted(late.items()):
         what = f"{folder} has object {number} in {name}, but not in its first mask"
         findings.append(Finding("warn", what, "nothing can follow it, and it is not scored as itself"))
-    findings += oddities(headers, "frames")
+    findings += checks.oddities(headers, "frames")
     sizes = {moment.size for moment in moments}
     if other := [size for size in sorted(sizes) if min(size) != OFFICIAL_SHORT]:
         what = "some frames are {}x{}; 480p has a short side of 480".format(*other[0][::-1])
-        findings.append(Finding("warn", what, NO_BENCHMARK))
-    shown = share(len(opened), len(moments))
-    return [*findings, okay(f"{len(moments)} frames, {objects} objects; {shown} frames opened")]
-
-
-@dataclass(frozen=True)
-class _Looked:
-    findings: list[Finding]
-    header: Header | None = None
-    ids: frozenset[int] = frozenset()
+        findings.append(Finding("warn", what, checks.NO_BENCHMARK))
+    shown = checks.share(len(opened), len(moments))
+    return [*findings, checks.okay(f"{len(moments)} frames, {objects} objects; {shown} frames opened")]
 
 
 @dataclass(frozen=True)
@@ -266,31 +235,24 @@ class _Moment:
     size: tuple[int, int]
     ids: set[int]
 
-    def look(self, decode: bool) -> _Looked:
-        """Errors if one of the two cannot be read or is not of the sequence's size; else the ids in the mask.
+    def look(self, decode: bool) -> tuple[list[Finding], Header | None, set[int]]:
+        """Errors if one cannot be read or is not of the sequence's size; the frame's header, and the ids in the mask.
 
         A frame is decoded if asked, and if its file does not end as one of its format does: it may be cut short.
         """
         try:
             header = read_header(self.frame, decode=decode or not ends_whole(self.frame))
             labels = read_labels(self.mask)
-            fits = {
-                self.frame: self.size in (header.size, upright_size(self.frame)),
-                self.mask: labels.shape == self.size,
-            }
+            sizes = [(self.frame, {header.size, upright_size(self.frame)}, header.size)]
         except UserError as error:
-            return _Looked([Finding("error", str(error))])
-        sizes = {self.frame: header.size, self.mask: labels.shape}
-        wrong = [
-            Finding(
-                "error",
-                "{} is {}x{}, the first mask {}x{}".format(path, *sizes[path][::-1], *self.size[::-1]),
-                "a sequence is of one resolution",
-            )
-            for path, fit in fits.items()
-            if not fit
-        ]
-        return _Looked(wrong, header, frozenset(ids_of(labels)))
+            return [Finding("error", str(error))], None, set()
+        sizes.append((self.mask, {labels.shape}, labels.shape))
+        findings = []
+        for path, possible, size in sizes:
+            if self.size not in possible:
+                what = "{} is {}x{}, the first mask {}x{}".format(path, *size[::-1], *self.size[::-1])
+                findings.append(Finding("error", what, "a sequence is of one resolution"))
+        return findings, header, ids_of(labels)
 
 
 def fingerprint_of(videos: Iterable[Video]) -> str:
@@ -310,15 +272,12 @@ def is_official(videos: Sequence[Video]) -> bool:
 def _unofficial(videos: Sequence[Video]) -> str | None:
     """The first thing in which videos differ from DAVIS 2017 val; None if there is none."""
     if {video.name for video in videos} != OFFICIAL_VAL.keys():
-        return (
-            f"{len(videos)} sequences, {len({v.name for v in videos} & OFFICIAL_VAL.keys())} of its {len(OFFICIAL_VAL)}"
-        )
+        shared = {video.name for video in videos} & OFFICIAL_VAL.keys()
+        return f"{len(videos)} sequences, {len(shared)} of its {len(OFFICIAL_VAL)}"
     for video in videos:
         frames, objects = OFFICIAL_VAL[video.name]
         if len(video.frames) != frames:
             return f"{video.name} has {len(video.frames)} frames, not {frames}"
-    for video in videos:
-        _, objects = OFFICIAL_VAL[video.name]
         first = read_labels(video.masks[0])
         if min(first.shape) != OFFICIAL_SHORT or max(first.shape) not in OFFICIAL_LONG:
             return "{} is {}x{}, not 480p".format(video.name, *first.shape[::-1])
@@ -333,12 +292,8 @@ def _unofficial(videos: Sequence[Video]) -> str | None:
 @lru_cache(1)
 def davis_palette() -> tuple[int, ...]:
     """256 colours as R, G, B, …: an id's bits go to the channels in turn, filling each from its top (VOC's rule)."""
-    palette = []
-    for label in range(256):
-        for channel in range(3):
-            bits = [(label >> (3 * i + channel)) & 1 for i in range(3)]
-            palette.append(sum(bit << (7 - i) for i, bit in enumerate(bits)))
-    return tuple(palette)
+    places = ((label, channel) for label in range(256) for channel in range(3))
+    return tuple(sum((label >> (3 * i + channel) & 1) << (7 - i) for i in range(3)) for label, channel in places)
 
 
 def write_mask(path: Path, labels: np.ndarray, size: tuple[int, int] | None = None) -> None:

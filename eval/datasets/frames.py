@@ -24,17 +24,12 @@ T, R = TypeVar("T"), TypeVar("R")
 
 @dataclass(frozen=True)
 class FramePreparation:
-    """How the frames of a video are read.
+    """How the frames of a video are read."""
 
-    Args:
-        size: (height, width) of its masks, and so of its frames: it tells whether they are turned by their EXIF data.
-        resized: the (h, w) that they are resized to.
-        mean, std: R, G, B that normalise pixels in 0 … 1.
-    """
-
+    # (height, width) of its masks, and so of its frames: it tells whether they are turned by their EXIF data
     size: tuple[int, int]
-    resized: tuple[int, int]
-    mean: Sequence[float]
+    resized: tuple[int, int]  # the (h, w) that they are resized to
+    mean: Sequence[float]  # R, G, B that normalise pixels in 0 … 1
     std: Sequence[float]
 
     def read(self, path: Path) -> Tensor:
@@ -66,10 +61,7 @@ def encoded_frames(
     each alone.
 
     Args:
-        paths: the frames.
-        preparation: how they are read.
         encode: images (B, 3, H, W) on the device to tokens (B, h, w, C).
-        device: where.
         stride: pixels from one token to the next.
 
     Raises:

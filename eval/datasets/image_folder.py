@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfpatch.eval.datasets import imagenet
-from selfpatch.eval.datasets.checks import Finding, require
+from selfpatch.eval.datasets import checks, imagenet
+from selfpatch.eval.datasets.checks import Finding
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import Listing
 from selfpatch.reports.record import Dataset
@@ -32,10 +32,6 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def counts(self, classes: int) -> list[int]:
-        """How many images each class has."""
-        return np.bincount(self.labels, minlength=classes).tolist()
 
 
 @dataclass(frozen=True)
@@ -79,17 +75,10 @@ class LabelledFolder:
     @cached_property
     def identity(self) -> Dataset:
         """As records name it: ``imagenet1k-val`` if it is that, else the folder's name."""
-        counts = (dict(zip(self.classes, part.counts(len(self.classes)))) for part in self.parts)
+        counted = (np.bincount(part.labels, minlength=len(self.classes)) for part in (self.train, self.val))
+        counts = (dict(zip(self.classes, counts.tolist())) for counts in counted)
         official = imagenet.is_official(*counts, [*self.train.paths, *self.val.paths])
-        name = "imagenet1k-val" if official else f"{self.root.resolve().name}-val"
-        if name == "imagenet1k-val" and not official:
-            name = f"{self.root.resolve().parent.name}-imagenet1k-val"  # a folder's name alone makes no benchmark
-        return Dataset(name, "val", self.fingerprint, miniature=not official)
-
-    @property
-    def parts(self) -> tuple[Labelled, Labelled]:
-        """What is learnt from, and what is scored."""
-        return self.train, self.val
+        return checks.identity(self.root, "imagenet1k-val", official, "val", self.fingerprint)
 
     def units(self, scores: Tensor) -> dict[str, np.ndarray]:
         """What a record keeps of scores (M, classes) of ``val``: whether each image is right; top-5 from 6 classes."""
@@ -116,7 +105,7 @@ def open_folder(root: str | Path) -> LabelledFolder:
     if shared := folder._looked_at[1]:
         what = f"{root}: {len(shared)} images that are scored are among those that are learnt from (first: {shared[0]})"
         found.append(Finding("warn", what, "remove the copies"))
-    return replace(folder, findings=(*folder.findings, *require(found)))
+    return replace(folder, findings=(*folder.findings, *checks.require(found)))
 
 
 def read_folder(root: str | Path) -> LabelledFolder:

@@ -8,20 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
-from selfpatch.eval.datasets.checks import (
-    NO_BENCHMARK,
-    SAMPLE,
-    Finding,
-    count,
-    headers_of,
-    missing,
-    oddities,
-    okay,
-    passed_by,
-    sample,
-    share,
-)
+from selfpatch.eval.datasets.checks import Finding
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import Listing, folders_in, list_files, merged
 
@@ -73,60 +62,49 @@ def classes_in(root: Path) -> tuple[dict[str, list[Path]], Listing]:
 
 def check_images(paths: Sequence[Path], where: str, thorough: bool = False) -> list[Finding]:
     """Errors for pictures that cannot be read to their end, and a count of odd ones, from a sample."""
-    opened = sample(paths, thorough, SAMPLE // 4)
-    headers, errors = headers_of(opened)
+    opened = checks.sample(paths, thorough, checks.SAMPLE // 4)
+    headers, errors = checks.headers_of(opened)
     return [
         *errors,
-        *oddities(headers.values(), where),
-        okay(f"{where}: {share(len(opened), len(paths))} images opened"),
+        *checks.oddities(headers.values(), where),
+        checks.okay(f"{where}: {checks.share(len(opened), len(paths))} images opened"),
     ]
 
 
 def is_official(train: Mapping[str, int], val: Mapping[str, int], some: Sequence[Path]) -> bool:
-    """Whether labelled images are those of ImageNet-1k: classes and counts, and a sample of photographs of its sizes.
-
-    Args:
-        train: class → number of training images.
-        val: class → number of validation images.
-        some: images, of which a sample is opened.
-    """
+    """Whether labelled images are ImageNet-1k: images a class, and the sizes of a sample of ``some`` of them."""
     if (sum(train.values()), sum(val.values())) != (OFFICIAL_TRAIN, OFFICIAL_VAL) or set(val.values()) != {50}:
         return False
     wnids = hashlib.sha256("\n".join(sorted(train)).encode(errors="surrogateescape")).hexdigest()
     if wnids != OFFICIAL_WNIDS or not all(found in OFFICIAL_PER_CLASS for found in train.values()):
         return False
-    headers, _ = headers_of(sample(some, thorough=False), decode=False)
+    headers, _ = checks.headers_of(checks.sample(some, thorough=False), decode=False)
     return bool(headers) and int(np.median([min(header.size) for header in headers.values()])) in OFFICIAL_SHORT
 
 
 def check(root: str | Path, thorough: bool = False) -> list[Finding]:
-    """Look at ImageNet, or any folder of images for pretraining: classes, counts, readable images.
-
-    Args:
-        root: the folder with ``train/<wnid>/*.JPEG``, or any folder of pictures, nested or flat.
-        thorough: count every folder and open every image; else 50 classes are counted and a sample is opened.
-    """
+    """Look at ImageNet, or any folder of images for pretraining: classes, counts, readable images."""
     root = Path(root)
     if not root.is_dir():
-        return [missing(root, SOURCE)]
+        return [checks.missing(root, SOURCE)]
     folder = next((found for found in folders_in(root) if found.name.lower() in TRAIN and folders_in(found)), root)
     classes = folders_in(folder)
-    looked = sample(classes, thorough, 50)
+    looked = checks.sample(classes, thorough, 50)
     listings = [list_files(path) for path in looked]
     flat = list_files(folder, deep=False)
     images = [path for listing in (flat, *listings) for path in listing.paths]
-    told = passed_by(merged(folder, [flat, *listings]))
+    told = checks.passed_by(merged(folder, [flat, *listings]))
     if not images:
         return [*told, Finding("error", f"{folder} holds no image", SOURCE.advice())]
     findings = told
     if empty := [path for path, listing in zip(looked, listings) if not listing.paths]:
         findings.append(Finding("warn", f"{len(empty)} folders hold no image (first: {empty[0]})", "unpack them again"))
     if len(classes) != 1000:
-        findings.append(Finding("warn", f"{len(classes)} folders; ImageNet has 1000 classes", NO_BENCHMARK))
+        findings.append(Finding("warn", f"{len(classes)} folders; ImageNet has 1000 classes", checks.NO_BENCHMARK))
     elif hashlib.sha256("\n".join(sorted(path.name for path in classes)).encode()).hexdigest() != OFFICIAL_WNIDS:
-        findings.append(Finding("warn", f"{folder}: the 1000 folders are not ImageNet's", NO_BENCHMARK))
+        findings.append(Finding("warn", f"{folder}: the 1000 folders are not ImageNet's", checks.NO_BENCHMARK))
     elif len(looked) == len(classes):
-        findings.append(count("train", len(images), OFFICIAL_TRAIN))
+        findings.append(checks.count("train", len(images), OFFICIAL_TRAIN))
     else:
         findings += _estimated(looked, listings, len(classes))
     return findings + check_images(sorted(images), str(folder), thorough)
@@ -136,7 +114,7 @@ def _estimated(looked: Sequence[Path], listings: Sequence[Listing], classes: int
     """How many images a set has, told from some of its classes, and a warning for those that are too small."""
     counts = [len(listing.paths) for listing in listings]
     estimate = round(sum(counts) / len(looked) * classes, -3)
-    findings = [okay(f"train: {classes} classes, about {estimate:.0f} images (counted: {len(looked)} classes)")]
+    findings = [checks.okay(f"train: {classes} classes, about {estimate:.0f} images (counted: {len(looked)} classes)")]
     if short := [path for path, found in zip(looked, counts) if found < OFFICIAL_PER_CLASS.start]:
         what = f"{len(short)} of {len(looked)} classes have fewer than 732 images (first: {short[0]})"
         findings.append(Finding("warn", what, "ImageNet's have 732 to 1300: --all counts all of them"))

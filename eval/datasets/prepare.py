@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from selfpatch.eval.datasets.archives import unpack_downloads
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import UserError, command_parser
 from selfpatch.pretrain.settings import check
 
 DESCRIPTION = """Look at a data set: what is there, what is missing or odd, where to get it.
@@ -77,7 +77,3 @@ def _open(task: ModuleType, root: Path | None) -> None:
     for finding in task.open(settings).findings:
         print(f"warn   {finding}")
     print(f"{settings.data} is ready")
-
-
-if __name__ == "__main__":
-    run_command(main)

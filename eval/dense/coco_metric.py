@@ -30,12 +30,7 @@ TOLERANCE = 1e-6  # in per cent: what the two scorers may differ by
 
 
 class InstanceMetric(BaseMetric):
-    """Collects the detections of every image from all processes; :attr:`scores` holds the result on the first.
-
-    Args:
-        truth: a COCO annotation file's content.
-        exhaustive: check every figure with pycocotools.
-    """
+    """Collects the detections of every image from all processes; :attr:`scores` holds the result on the first."""
 
     def __init__(self, truth: dict[str, Any], exhaustive: bool = False) -> None:
         super().__init__(collect_device="cpu", prefix="test")

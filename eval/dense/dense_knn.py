@@ -62,11 +62,6 @@ def evaluate(
     """mIoU, mAcc, aAcc and IoU per class, in per cent, of a set in ADE20K's format.
 
     Args:
-        backbone: whose patch tokens are compared.
-        dataset: what is looked up in, and what is segmented.
-        settings: of the look-up.
-        pixels: what normalises the images.
-        names: of the classes.
         save_to: a folder for the predicted label maps in ADE20K's format; None: not saved.
     """
     counted, encoder = {}, Encoder(backbone.model, settings.side, pixels)
@@ -82,14 +77,7 @@ def evaluate(
 
 
 class Memory:
-    """Unit-length features (M, C) and soft labels (M, classes) of patches, float16, in files that vanish with it.
-
-    Args:
-        folder: where the files lie while they are needed.
-        rows: how many patches there may be.
-        dim: width of a feature.
-        classes: how many classes there are.
-    """
+    """Unit-length features (M, C) and soft labels (M, classes) of patches, float16, in files that vanish with it."""
 
     def __init__(self, folder: Path, rows: int, dim: int, classes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,9 +175,7 @@ class Encoder:
     """Unit-length patch features of images squashed to a square, as published.
 
     Args:
-        model: a backbone.
         side: pixels; what is no multiple of the patch is left out.
-        pixels: what normalises them.
     """
 
     def __init__(self, model: nn.Module, side: int, pixels: Pixels) -> None:
@@ -208,13 +194,7 @@ class Encoder:
 
 
 def check_memory(settings: LookupSettings, images: int, patches: int) -> int:
-    """How many patches of an image the memory takes; UserError if it cannot hold as many as neighbours are asked.
-
-    Args:
-        settings: of the look-up.
-        images: how many training images there are.
-        patches: how many patches an image has.
-    """
+    """How many patches of an image the memory takes; UserError if it cannot hold as many as neighbours are asked."""
     each = min(patches, settings.memory // images)
     if each < 1:
         raise UserError(f"--memory {settings.memory}: {images} training images need at least one patch each")
@@ -234,13 +214,6 @@ def segment(
     folder: Path,
 ) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
     """Of each validation image its path, the predicted classes and the true ones (H, W), uint8; 255 has no class.
-
-    Args:
-        encoder: gives the features.
-        settings: of the look-up.
-        training, validation: pairs of a picture and its label map in ADE20K's format (0: no label).
-        classes: how many there are.
-        folder: for working files.
 
     Raises:
         UserError: too few patches for the neighbours, or a file that cannot be read or used.

@@ -49,12 +49,7 @@ class FloatRPNHead(RPNHead):
 
 @DATASETS.register_module()
 class InstanceSet(CocoDataset):
-    """mmdet's data set over the project's one reader of annotation files.
-
-    Args:
-        allowed: names of settings that overrule what is wrong with a file.
-        options: of mmdet's data set.
-    """
+    """mmdet's data set over the project's one reader of annotation files."""
 
     def __init__(self, *, allowed: Collection[str] = (), **options: Any) -> None:
         self.allowed = allowed

@@ -32,11 +32,7 @@ def item_of(images: Any, index: int) -> dict | UserError:
 
 
 class Images(Dataset):
-    """A data set in its own order.
-
-    Args:
-        images: a data set of mmdet or mmseg.
-    """
+    """A data set of mmdet or mmseg in its own order."""
 
     def __init__(self, images: Any) -> None:
         self.images, self.metainfo = images, images.metainfo
@@ -70,8 +66,6 @@ class ImageStream(Dataset):
     """A data set as an endless stream: address ``epoch·n + index`` is one image with one augmentation, always.
 
     Args:
-        images: a data set of mmdet or mmseg.
-        seed: what the addresses belong to.
         grouped: whether the two images of a pair should be both wide or both tall, so that little is padded.
     """
 

@@ -58,12 +58,7 @@ class ReadPicture(Reader):
 
 @TRANSFORMS.register_module()
 class ReadLabels(Reader):
-    """Reads ``seg_map_path`` as ``gt_seg_map``, label i as class i - 1, label 0 and 255 as ignored; checks the labels.
-
-    Args:
-        classes: how many there are.
-        skip_unreadable: as for every reader.
-    """
+    """Reads ``seg_map_path`` as ``gt_seg_map``: label i is class i - 1, 0 and 255 are ignored, others are refused."""
 
     def __init__(self, classes: int, skip_unreadable: bool = False) -> None:
         super().__init__(skip_unreadable)

@@ -148,9 +148,6 @@ def read(
     """The protocol's name with what the settings change of it, its recipe, and its config.
 
     Args:
-        task: the folder of configs.
-        name: of a config, or a file.
-        settings: what they give of a recipe overrules the config.
         backbone: what it is for: its depth scales the taps, and it must be what the config insists on.
 
     Raises:

@@ -140,7 +140,6 @@ class ImageIoU(BaseMetric):
     classes), in pixels; :attr:`metrics` the metrics in per cent.
 
     Args:
-        classes: names.
         save_to: a folder for the predicted label maps in ADE20K's format (label i + 1 for class i); None: not saved.
     """
 

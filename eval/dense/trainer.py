@@ -49,29 +49,18 @@ TIMED_STEPS = 3  # of a dry run, after one to warm up
 
 @dataclass(frozen=True)
 class Plan:
-    """One job: what is trained on what, and how it is measured.
+    """One job: what is trained on what, and how it is measured."""
 
-    Args:
-        name: a word for its folder.
-        scope: the library whose registries are searched, "mmdet" or "mmseg".
-        model: its config, complete.
-        train_data: config of the training set, in ``scope``.
-        test_data: config of the test set.
-        metric: what measures; it keeps what the task wants to know, on the first process.
-        recipe: how it is trained.
-        identity: what the trained weights depend on; two plans share a working folder only if these are equal.
-        grouped: whether images of a pair should be both wide or both tall, so that little is padded.
-    """
-
-    name: str
-    scope: str
-    model: dict[str, Any]
-    train_data: dict[str, Any]
-    test_data: dict[str, Any]
-    metric: BaseMetric
-    recipe: Recipe
+    name: str  # a word for its folder
+    scope: str  # the library whose registries are searched, "mmdet" or "mmseg"
+    model: dict[str, Any]  # its config, complete
+    train_data: dict[str, Any]  # config of the training set, in ``scope``
+    test_data: dict[str, Any]  # config of the test set
+    metric: BaseMetric  # what measures; it keeps what the task wants to know, on the first process
+    recipe: Recipe  # how it is trained
+    # what the trained weights depend on; two plans share a working folder only if these are equal
     identity: dict[str, Any]
-    grouped: bool = False
+    grouped: bool = False  # whether images of a pair should be both wide or both tall, so that little is padded
 
     def folder(self, out: Path) -> Path:
         """Where its weights lie below ``out``: a place of its own for each identity."""
@@ -97,9 +86,7 @@ def train_and_test(plan: Plan, out: Path, settings: RunSettings) -> bool:
     """Train, or go on, or find it trained; then test.
 
     Args:
-        plan: the job.
         out: where jobs of this checkpoint lie; each plan has a folder of its own in it.
-        settings: how it runs.
 
     Returns:
         whether ``plan.metric`` holds the result: not after a dry run, nor in a process that is not the first.

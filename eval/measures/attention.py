@@ -45,12 +45,6 @@ def entropy(rows: Tensor) -> Tensor:
 
 
 def own_share(rows: Tensor, queries: Tensor, labels: Tensor) -> Tensor:
-    """The mean share of a query's attention that stays on patches of its own label (...).
-
-    Args:
-        rows: (..., Q, N).
-        queries: (Q,) flat numbers of the query patches.
-        labels: (N,) the label of each patch.
-    """
+    """The mean share of a query's attention that stays on patches of its own label (...)."""
     same = labels[queries].unsqueeze(1) == labels  # (Q, N)
     return (rows * same).sum(-1).mean(-1)

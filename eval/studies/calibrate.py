@@ -22,7 +22,7 @@ from selfpatch.eval.dense.recipe import protocols
 from selfpatch.eval.run import check_command
 from selfpatch.eval.studies.sweep import CellError, run_evaluation
 from selfpatch.pretrain.checkpoint import plain, save_file
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import UserError, command_parser
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.reports.bootstrap import compare_records
 from selfpatch.reports.record import Record
@@ -115,11 +115,7 @@ def options(instrument: Instrument, args: argparse.Namespace) -> list[str]:
 
 
 def score(instrument: Instrument, checkpoint: Path, args: argparse.Namespace) -> Record:
-    """Evaluate one checkpoint in a process of its own, or find that it was done.
-
-    Raises:
-        CellError: the evaluation failed.
-    """
+    """Evaluate one checkpoint in a process of its own, or find that it was done."""
     words = [instrument.task, str(checkpoint), *options(instrument, args)]
     words += ["--records", str(args.out / "records"), "--out", str(args.out / "eval" / instrument.name)]
     began = time.perf_counter()
@@ -219,7 +215,3 @@ def _chosen(args: argparse.Namespace) -> list[Instrument]:
     for instrument in chosen:
         check_command(instrument.task, options(instrument, args))
     return chosen
-
-
-if __name__ == "__main__":
-    run_command(main)

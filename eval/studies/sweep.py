@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfpatch.eval.studies.grid import Cell, Grid, read_grid
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import UserError, command_parser
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.reports.record import Record, file_name
 
@@ -87,13 +87,7 @@ class CellError(Exception):
 
 
 def run_cell(place: Place, cell: Cell, say: Callable[[str], None] = print) -> dict:
-    """Pretrain and evaluate one cell, as far as it is not done; returns (and writes) its state.
-
-    Args:
-        place: of the sweep.
-        cell: what to do.
-        say: is given lines of progress.
-    """
+    """Pretrain and evaluate one cell, as far as it is not done; returns (and writes) its state."""
     with locked(place.cell_file(cell).with_suffix(".lock"), say) as lock:
         records, errors = [], []
         place.log(cell).parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +126,7 @@ def state_of(place: Place, cell: Cell) -> dict:
 
 
 def pretrain(place: Place, cell: Cell, lock: int, say: Callable[[str], None]) -> Path:
-    """Train a cell's network, as far as it is not trained, and return its checkpoint.
-
-    Raises:
-        CellError: the training failed, or what is there was trained on other images.
-    """
+    """Train a cell's network, as far as it is not trained, and return its checkpoint."""
     work_dir = place.pretrained(cell)
     checkpoint = work_dir / "checkpoint.pth"
     with locked(work_dir.with_suffix(".lock"), say) as shared:
@@ -149,11 +139,7 @@ def pretrain(place: Place, cell: Cell, lock: int, say: Callable[[str], None]) ->
 
 
 def evaluate(place: Place, cell: Cell, number: int, checkpoint: Path, lock: int, say: Callable[[str], None]) -> str:
-    """Run one of a cell's evaluations and return its record's path, relative to the sweep's folder.
-
-    Raises:
-        CellError: it failed.
-    """
+    """Run one of a cell's evaluations and return its record's path, relative to the sweep's folder."""
     task, argv = cell.evaluations[number]
     out = place.folder / "eval" / file_name(cell.name) / f"{number}-{task}"
     where = ["--records", str(place.folder / "records"), "--out", str(out)]
@@ -163,11 +149,7 @@ def evaluate(place: Place, cell: Cell, number: int, checkpoint: Path, lock: int,
 
 
 def run_evaluation(words: Sequence[str], log: Path, locks: Sequence[int], say: Callable[[str], None]) -> Record:
-    """Run an evaluation as a process of its own, as :func:`run_logged` does, and return its record.
-
-    Raises:
-        CellError: it failed.
-    """
+    """Run an evaluation as a process of its own, as :func:`run_logged` does, and return its record."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "record")
         run_logged([*EVALUATE, *words, "--record-path", str(path)], log, locks, say)
@@ -339,7 +321,3 @@ def main(argv: Sequence[str]) -> int:
         sources = ["--records", str(place.folder / "records"), "--sweep", str(place.folder / "sweep.json")]
         reported = subprocess.run([*REPORT, *sources, "--out", str(place.folder / "report")], check=False).returncode
     return 1 if failed else reported
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -143,14 +143,6 @@ def propagate_video(
     """Write the masks of all frames of a video into ``folder``: the next frame is encoded, and the last mask written,
     while labels are propagated; on a GPU only the thread that writes waits for results.
 
-    Args:
-        model: a backbone in eval mode.
-        stride: pixels between its patches.
-        video: what to follow.
-        folder: an existing, empty folder.
-        settings: how.
-        frame_done: called after each frame.
-
     Returns:
         the objects that the first mask loses when it shrinks to the patch grid: nothing can find them again.
 

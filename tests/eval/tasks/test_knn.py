@@ -237,6 +237,6 @@ def test_an_unreadable_image_is_named_before_anything_is_computed(evaluate, text
 
 def test_an_image_that_no_sample_met_is_named_as_it_is_read(evaluate, textures, monkeypatch):
     (textures / "dots" / "04.png").write_text("no image")
-    monkeypatch.setattr(imagenet, "sample", lambda paths, thorough, most: [])
+    monkeypatch.setattr(imagenet.checks, "sample", lambda paths, thorough, most: [])
     with pytest.raises(UserError, match=r"dots/04\.png cannot be read"):
         evaluate("knn", "--k", "3")
