@@ -10,8 +10,6 @@ From Python, the same as `tools/eval_davis.sh CKPT --data DIR` and its like do f
     print(record.metrics["J&F"])
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One checkpoint on every task whose data is there, each in a process of its own."""
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Each command is the ``main(argv)`` of a module, imported only when its command is typed.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -3,8 +3,6 @@
 The tasks are the modules of :mod:`selfpatch.eval.tasks`.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

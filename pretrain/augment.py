@@ -7,8 +7,6 @@ Every operation is the published one, which Pillow defines, in the fastest form 
 images has Pillow's antialiasing, OpenCV does the rest. Pictures are uint8 arrays (H, W, 3) in RGB.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

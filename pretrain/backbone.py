@@ -1,7 +1,5 @@
 """What every backbone gives, whichever its family: methods, and facts of its architecture as attributes."""
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Sequence
@@ -21,14 +19,14 @@ PUBLISHED_DEPTH = 12  # every published choice of out_indices is for so many blo
 MODULES = {"VisionTransformer": "vit", "Swin": "swin"}  # class -> module, imported when a config names it
 
 
-def build_backbone(config: dict) -> Backbone:
+def build_backbone(config: dict) -> "Backbone":
     """The backbone that ``config`` describes: a class, or the name of one, as ``type``, and its arguments."""
     config = dict(config)
     kind = config.pop("type")
     return (kind if isinstance(kind, type) else backbone_class(kind))(**config)
 
 
-def backbone_class(name: str) -> type[Backbone]:
+def backbone_class(name: str) -> "type[Backbone]":
     """The class of a backbone by its name; UserError: there is none."""
     if name not in MODULES:
         raise UserError(f"model.backbone.type={name!r} is no known backbone: choose {' or '.join(MODULES)}")

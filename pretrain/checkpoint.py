@@ -1,7 +1,5 @@
 """Reading checkpoints without running what is in them, and writing them whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import warnings

@@ -11,8 +11,6 @@ Keys and values of a token do not depend on c. So they are computed once a token
 and shared by all sets that the token is in: in SelfPatch each patch is a positive of k others on average.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

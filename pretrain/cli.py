@@ -1,7 +1,5 @@
 """What every command of the project does the same way: a user's mistake costs one line and exit status 2."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import os
@@ -45,9 +43,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
     def __init__(self, prog: str) -> None:
         super().__init__(
-            prog,
-            max_help_position=32,
-            width=min(110, os.get_terminal_size().columns) if sys.stdout.isatty() else 110,
+            prog, max_help_position=32, width=min(110, os.get_terminal_size().columns) if sys.stdout.isatty() else 110
         )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:

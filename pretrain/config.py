@@ -4,8 +4,6 @@ What a config may hold is declared once, where it is used: the sections below, a
 the method, its backbone and its schedule. A new method's arguments are checked without a word here.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import importlib

@@ -1,7 +1,5 @@
 """What contrastive methods are made of: a small head with a synchronised batch norm, queues of keys, and InfoNCE."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F

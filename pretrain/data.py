@@ -1,7 +1,5 @@
 """Images for pretraining: any folder of them, or of shards, in an order and with an augmentation of addresses alone."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """DINO: self-distillation with no labels (Caron et al., arXiv 2104.14294)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

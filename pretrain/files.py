@@ -1,7 +1,5 @@
 """Files that are either whole or absent, and the fingerprints that name them."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

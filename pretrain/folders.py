@@ -4,8 +4,6 @@ Hidden files (``._0.jpg`` of macOS, ``.ipynb_checkpoints``), folders that tools 
 files with an ending that is not read are passed by; all of it is counted, and :meth:`Listing.passed_by` says so.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

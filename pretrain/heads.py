@@ -1,7 +1,5 @@
 """Projection heads: from a token to the logits that student and teacher compare."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """What happens around a step: values set, the teacher moved, unreadable images counted, speed logged."""
 
-from __future__ import annotations
-
 import math
 import resource
 import sys

@@ -10,8 +10,6 @@ short is refused, where OpenCV would make the rest grey. What else there is has 
 :func:`read_header` tells which of these a file is, so that they can be counted.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Training in several processes: joining those that a launcher started, and starting them on this machine."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import logging
@@ -47,11 +45,7 @@ def start_distributed(launcher: str) -> None:
         init_dist(launcher)
         return
     if launcher == "slurm":  # torchrun sets these itself
-        for name, source in (
-            ("RANK", "SLURM_PROCID"),
-            ("WORLD_SIZE", "SLURM_NTASKS"),
-            ("LOCAL_RANK", "SLURM_LOCALID"),
-        ):
+        for name, source in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
             os.environ[name] = os.environ[source]
         os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
         os.environ.setdefault("MASTER_PORT", "29500")

@@ -1,7 +1,5 @@
 """Cross-entropies of self-distillation, each over a whole batch at once, and the centre against collapse."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

@@ -1,7 +1,5 @@
 """How fast this machine pretrains: a step, an image's augmentation and its reading, each measured alone."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What training asks of a self-supervised method, and what every method shares: crops in, a loss out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """MoBY (Xie et al., arXiv 2105.04553): BYOL's asymmetric networks and MoCo's queues."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -14,8 +14,6 @@ holds neither. What is here is this project's reading, which changes as little o
 - the loss is MoBY's plus λ times the mean over views and patches.
 """
 
-from __future__ import annotations
-
 import torch
 from mmengine.dist import get_dist_info
 from torch import Tensor

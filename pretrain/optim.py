@@ -1,7 +1,5 @@
 """The optimiser: two parameter groups, gradients clipped one parameter at a time, last layers frozen at first."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.config import Config
 from torch import nn

@@ -6,8 +6,6 @@ What is not given is measured here and now, on this machine's GPU, or its CPU wh
   selfpatch plan dino_vit-s16_8xb128-200e_in1k --images-per-s 1400 --augment-ms 3.5 --gpus 8 64
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Where a patch is: a learned table resized to an image's grid, or rotary position embeddings."""
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Progress of anything that takes long: how much is done, how fast it goes, how long the rest takes."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable
@@ -48,7 +46,7 @@ class Meter:
         )
         self.bar = Progress(*columns, console=Console(file=file), transient=True) if file.isatty() else None
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> "Meter":
         self.began = self.said = time.perf_counter()
         if self.bar:
             self.bar.start()

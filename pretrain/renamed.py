@@ -1,7 +1,5 @@
 """Names from before: what older configs, checkpoints and views call things, and what they are called now."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a work dir holds already, and whether a run may go on from it: same recipe, same images, same batches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mmengine.config import Config

@@ -3,8 +3,6 @@
 Pretraining, detectors and segmentors all train with this one Runner.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Schedules by global iteration, as plain functions of the iteration: a resumed run needs no state to go on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -22,8 +22,6 @@ Unlike DINO's, the teacher here sees *all* crops, since L_patch compares each wi
 the mean over all of them. Gradients reach the student alone.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Annotated, Literal
 

@@ -8,8 +8,6 @@ argument (:func:`check`), the suffix ``+k=5`` of a protocol's name (:func:`chang
 (:func:`as_json`). What a callable takes is checked in the same way: :func:`arguments`.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import inspect

@@ -4,8 +4,6 @@ The members' places are listed once, so that any process reads any image by its 
 numbers are addressed as for a folder. Every process lists its part of the shards and tells the others.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ class Shard:
     error: str = ""
 
     @classmethod
-    def scan(cls, path: Path) -> Shard:
+    def scan(cls, path: Path) -> "Shard":
         """The images of a tar file, as far as it can be read."""
         shard = cls(path)
         try:

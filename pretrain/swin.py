@@ -4,8 +4,6 @@ Parameter names are those of the published code, so that its checkpoints need no
 same weights under other names and merges patches in another order: :func:`to_mmdet` and :func:`from_mmdet` translate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 

@@ -3,8 +3,6 @@
 Whatever the tracker, everything stays on this machine: in the folder of the run, for whoever owns it to upload.
 """
 
-from __future__ import annotations
-
 import os
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pretrain a vision transformer: a config and a folder of images in, a checkpoint out."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Sequence

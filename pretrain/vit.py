@@ -5,8 +5,6 @@ families add to the plain ViT (a [CLS] token or none, a final norm or none, Laye
 this one class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ load("work_dirs/records")  # a row per record and metric
 compare("work_dirs/records", baseline="DINO")  # a row per method and main metric: difference, interval, verdict
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load(records: str | Path = "work_dirs/records") -> pd.DataFrame:
+def load(records: str | Path = "work_dirs/records") -> "pd.DataFrame":
     """The records of a folder as one long table, a row per record and metric; of repeated evaluations the newest.
 
     Raises:
@@ -28,7 +26,7 @@ def load(records: str | Path = "work_dirs/records") -> pd.DataFrame:
 
 def compare(
     records: str | Path = "work_dirs/records", baseline: str = "DINO", resamples: int | None = None, seed: int = 0
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Each method against the baseline by the paired bootstrap: a row per method, data set, protocol and main metric.
 
     Args:

@@ -1,7 +1,5 @@
 """A sweep's cells → ablation tables: the settings of each cell beside what it scored; cells that failed say so."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

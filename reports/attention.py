@@ -1,7 +1,5 @@
 """Pictures of attention and of patch tokens: arrays in, figures out."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

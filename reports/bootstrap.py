@@ -5,8 +5,6 @@ from each draw (:mod:`selfpatch.reports.metrics`): mIoU from summed intersection
 by pooling the objects drawn. Where a side has several records, pretraining seeds of one setting, seeds are drawn too.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

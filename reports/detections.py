@@ -5,8 +5,6 @@ and class, 101 recall points) where each image counts once; an image that counts
 it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,7 +38,7 @@ class Detections:
     classes: list[ClassMatches]
 
     @classmethod
-    def from_units(cls, arrays: Mapping[str, np.ndarray], kind: str) -> Detections:
+    def from_units(cls, arrays: Mapping[str, np.ndarray], kind: str) -> "Detections":
         """From the units of a COCO evaluation, ``kind`` 'bbox' or 'mask'.
 
         Beside ``images`` and the ground truth (:mod:`selfpatch.reports.metrics`) these are, over D detections at area

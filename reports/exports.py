@@ -1,7 +1,5 @@
 """Comparison tables as plain frames, for notebooks and as files: CSV, JSON, Parquet."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

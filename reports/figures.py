@@ -1,7 +1,5 @@
 """Which plots a report holds, each with the data that it shows."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Records (one JSON file per checkpoint, task and protocol) → one long table: a row per record and metric."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """One self-contained HTML page: tables, plots, protocols and where every figure comes from."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Tables for papers: LaTeX with booktabs; any text comes out as text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from selfpatch.reports.sheet import Cell, Sheet

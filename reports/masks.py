@@ -1,7 +1,5 @@
 """Pictures of tracked masks: one a sequence, with the frame, the truth and each method's masks side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

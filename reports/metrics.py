@@ -16,8 +16,6 @@ CLASSIFICATION ``image`` (I,) str, and under each metric's own name ('top-1') (I
 ============== ======================================================================================================
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import re
@@ -75,7 +73,7 @@ class Measure:
             digest.update(repr(array.shape).encode() + "\n".join(map(str, array.ravel().tolist())).encode())
         return digest.hexdigest()
 
-    def split(self, units: Units) -> tuple[Measure, Units]:
+    def split(self, units: Units) -> "tuple[Measure, Units]":
         """The measure and units in which parts are drawn (objects in place of sequences).
 
         Raises:

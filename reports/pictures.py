@@ -1,7 +1,5 @@
 """Pictures behind the figures of videos: where methods differ most, the truth and each one's masks side by side."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping, Sequence

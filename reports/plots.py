@@ -3,8 +3,6 @@
 Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers and labels repeat what colour says.
 """
 
-from __future__ import annotations
-
 import io
 import textwrap
 import warnings

@@ -1,7 +1,5 @@
 """A result as a file: what was measured, on what, by which protocol, with which weights. Written once, never edited."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform
@@ -153,7 +151,7 @@ class Record(BaseModel):
         return path
 
     @classmethod
-    def read(cls, path: str | Path) -> Record:
+    def read(cls, path: str | Path) -> "Record":
         """A record from its file.
 
         Raises:
@@ -170,7 +168,7 @@ class Record(BaseModel):
             reason = str(error)
         raise UserError(f"{path} is not a record ({reason}); {REMEDY}")
 
-    def write(self, folder: Path, units: Mapping[str, np.ndarray]) -> Record:
+    def write(self, folder: Path, units: Mapping[str, np.ndarray]) -> "Record":
         """Write a new record and its units; the units first, so that a record never names what is not there.
 
         The name is ``<task>-<checkpoint>-<protocol>``; where that is taken (other data, another network of the file),
@@ -204,7 +202,7 @@ class Record(BaseModel):
         heads: int | list[int],
         protocol: Protocol,
         dataset: Dataset,
-    ) -> Record | None:
+    ) -> "Record | None":
         """The record of exactly this evaluation, if there is one.
 
         Checkpoint, weights (another network of the same file is another result), heads (the same weights compute

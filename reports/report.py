@@ -1,7 +1,5 @@
 """The report command: records → tables on the terminal, and files in a folder: tables, plots and an HTML page."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import datetime

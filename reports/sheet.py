@@ -1,7 +1,5 @@
 """A table as it is shown, and its three renderings: Markdown, terminal, and (by the page's template) HTML."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

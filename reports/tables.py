@@ -3,8 +3,6 @@
 One table per task, dataset and protocol: rows of different protocols or data never meet in a ranking.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -11,8 +11,6 @@ absolute times belong to one machine. "products" is no competitor but a bound: t
 layers and nothing else, so that no step on this machine and in this precision can be faster.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """What tools/bench.py measures on a CPU: a function a side, seconds and what the sides must agree in."""
 
-from __future__ import annotations
-
 import os
 import statistics
 import sys

@@ -3,8 +3,6 @@
 What a machine has no packages for (mmengine, pydantic) is named and left out; nothing else is.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

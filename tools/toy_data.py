@@ -1,7 +1,5 @@
 """Write the toy world to disk: pretraining images, a DAVIS tree, a COCO set and an ADE20K-style set."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -8,8 +8,6 @@ Colour does not tell a thing from its background: all surfaces of a scene take t
 palette of the scene. Shape and texture do, and textures have their structure within 8 to 16 pixels.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -4,8 +4,6 @@ A tensor of an odd shape must not mislead: every figure is what most tensors say
 told is set to the usual value, so that the later comparison of shapes names that tensor.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

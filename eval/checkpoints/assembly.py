@@ -5,8 +5,6 @@ give [CLS] no row in the table of positions. The joined tensors compute the same
 shape than its kin is named as the file calls it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

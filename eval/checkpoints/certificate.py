@@ -5,8 +5,6 @@ whatever runs later computes the same, with the same number of heads; and both m
 The networks' formulas, written out a second time and compared with these, are in the tests.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The command that writes any checkpoint's backbone in another layout."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

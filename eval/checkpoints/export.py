@@ -4,8 +4,6 @@ Every export is loaded strictly into its target before it is written. What the t
 fresh there and stands on that layout's list; anything else that is missing is an error.
 """
 
-from __future__ import annotations
-
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping

@@ -9,8 +9,6 @@ A method is claimed only where the file tells it. Several methods train the very
 left, the entry is a neutral one, and the user names the method.
 """
 
-from __future__ import annotations
-
 from selfpatch.eval.checkpoints.family import (
     DINOV2,
     HEADS,

@@ -1,7 +1,5 @@
 """What an entry of the table of checkpoint families says, and the translation of names that it holds as data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

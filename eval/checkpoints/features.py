@@ -3,8 +3,6 @@
 The cache is a NumPy file named by everything that its content depends on; a run that was cut short goes on in it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -40,7 +38,7 @@ class Preprocessing(Settings):
     crop: int = Field(224, ge=1, description="side of the centre crop")  # both as DINO evaluates
 
     @model_validator(mode="after")
-    def _fits(self) -> Preprocessing:
+    def _fits(self) -> "Preprocessing":
         if self.resize < self.crop:
             wrong = f"--resize {self.resize} is smaller than --crop {self.crop}"
             raise UserError(f"{wrong}: the crop would leave the image")

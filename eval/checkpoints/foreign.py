@@ -1,7 +1,5 @@
 """What to say of a network that this project has no model for: by which name it is known, and what it is; data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

@@ -4,8 +4,6 @@ The folder holds the weights under the names of :mod:`selfpatch.eval.checkpoints
 pixels' mean and standard deviation, and a model card with what the records say of these weights.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

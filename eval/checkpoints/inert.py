@@ -6,8 +6,6 @@ plain containers. Every other class or function that it names becomes an inert :
 the file runs.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -28,7 +26,7 @@ class Placeholder(dict):
         state: what pickle would have set on it.
     """
 
-    def __new__(cls, *arguments: Any, **_: Any) -> Placeholder:
+    def __new__(cls, *arguments: Any, **_: Any) -> "Placeholder":
         made = super().__new__(cls)
         made.arguments, made.state = arguments, None
         return made
@@ -39,7 +37,7 @@ class Placeholder(dict):
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __call__(self, *arguments: Any, **_: Any) -> Placeholder:
+    def __call__(self, *arguments: Any, **_: Any) -> "Placeholder":
         return type(self)(*arguments)
 
     def append(self, item: Any) -> None:

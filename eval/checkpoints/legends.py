@@ -5,8 +5,6 @@ DINOv3's (facebookresearch/dinov3, ``hub/backbones.py``) and DeiT's (facebookres
 SelfPatch publish none, so that their files stay unnamed here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """The layouts of other libraries' backbones, and what training scripts and libraries keep a backbone under; data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

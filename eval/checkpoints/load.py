@@ -5,8 +5,6 @@ be explained; and each load ends with a certificate: which tensors were set, and
 the file's own tensors say.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The model card of an exported backbone: what it is, how to load it, and what the records say of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

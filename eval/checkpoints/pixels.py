@@ -1,7 +1,5 @@
 """What normalises pixels: the mean and std that a checkpoint was trained with, unless others are given."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

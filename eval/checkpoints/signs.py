@@ -1,7 +1,5 @@
 """What a checkpoint's tensors show of their network: [CLS], LayerScale, a square grid, a fixed table of positions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping
 

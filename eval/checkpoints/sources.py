@@ -4,8 +4,6 @@ Whatever it is, its tensors come out by name, and what the files beside the weig
 the mean and standard deviation of the pixels. No pickle is executed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import pickle

@@ -1,7 +1,5 @@
 """Reading a checkpoint's layout: which names it holds, of which family it is, which of them are a backbone's."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Sets in ADE20K's format, images and label maps paired by name: read, checked, fingerprinted and served."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection
@@ -175,7 +173,7 @@ def _alone(images: dict[str, Path], masks: dict[str, Path], image_dir: Path, mas
     return findings
 
 
-def _counted_from_zero(looks: list[_Look], names: list[str]) -> list[Finding]:
+def _counted_from_zero(looks: "list[_Look]", names: list[str]) -> list[Finding]:
     """An error if label 0 is used and the last one is not: then the first class is what nobody is trained on."""
     for look in looks:
         if look.pixels[len(names)] or not any(other.pixels[0] for other in looks):

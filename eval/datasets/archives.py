@@ -1,7 +1,5 @@
 """Where a data set comes from, and unpacking what the user has downloaded: safely, whole or not at all."""
 
-from __future__ import annotations
-
 import lzma
 import shutil
 import tarfile

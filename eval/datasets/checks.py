@@ -1,7 +1,5 @@
 """What a look at a data set finds, and the small things that every such look needs."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

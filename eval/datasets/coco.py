@@ -1,7 +1,5 @@
 """A set in COCO's format: where its parts lie, what is wrong with it, what identifies it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

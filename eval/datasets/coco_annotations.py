@@ -4,8 +4,6 @@ First each entry for itself (:func:`fault_of`: a fault there would end the work 
 sense (:mod:`~selfpatch.eval.datasets.coco_sense`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable

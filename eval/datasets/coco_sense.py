@@ -1,7 +1,5 @@
 """What sound COCO annotations say that cannot be meant: it would be trained on, or left out, without a word."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """DAVIS 2017 as folders: sequences read, checked and served, and masks written in the official submission's layout."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The frames of a video as a backbone takes them, and how what comes next is made while the last is looked at."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A folder of labelled images as a data set: split into what is learnt from and what is scored, and fingerprinted."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

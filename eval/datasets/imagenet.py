@@ -1,7 +1,5 @@
 """ImageNet, or any folder of images: splits and classes found, files looked at, and what makes it the benchmark."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line of the data doctor: unpack what was downloaded, then tell what is there, missing or odd."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import re

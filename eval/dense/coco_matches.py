@@ -5,8 +5,6 @@ ever looks at images and classes that have both, and at all thresholds together.
 and AP rebuilt from it checks the scorer that counts in C++.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any

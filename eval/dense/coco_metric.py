@@ -4,8 +4,6 @@ AP is always rebuilt from what a record keeps, which detection matched at which 
 ``exhaustive`` checks every figure with pycocotools, too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ the open re-implementation in two points: pixels without a label count neither i
 they are class 0), and which patches of a class a bounded memory takes follows from an image's number, not from chance.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path

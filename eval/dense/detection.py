@@ -1,7 +1,5 @@
 """What COCO needs of mmdet: the data, and heads that take features of any precision and order in memory."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Collection

@@ -5,8 +5,6 @@ depends on (seed, process, iteration, part of its batch): workers change nothing
 ends with the very numbers of one that was not.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures and label maps for mmdet's and mmseg's pipelines, read by the project's one reader."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Semantic segmentation counted in pixels: intersection and union of each image and class, and metrics of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

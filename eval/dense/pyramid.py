@@ -6,8 +6,6 @@ so the weights enter in :meth:`SelfPatchPyramid.init_weights`, and :class:`Certi
 iteration that they are still there.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 
@@ -155,7 +153,7 @@ class SelfPatchPyramid(nn.Module):
         """Raise :class:`UserError` unless the encoder holds exactly the checkpoint's weights and gives its features."""
         self.loaded.check(self.encoder)
 
-    def train(self, mode: bool = True) -> SelfPatchPyramid:
+    def train(self, mode: bool = True) -> "SelfPatchPyramid":
         """Training mode for what trains."""
         super().train(mode)
         for part in self.frozen_parts:

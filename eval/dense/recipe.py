@@ -4,8 +4,6 @@ A config's ``recipe`` names them all; each is also an option, and one that depar
 protocol's name, as in ``mask-rcnn-1x@1+lr=0.0002``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -59,7 +57,7 @@ class Recipe(Settings):
     seed: int = Field(0, ge=0, description="of everything random in this training")
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Recipe:
+    def _fit_together(self) -> "Recipe":
         if not (self.iters > 0) ^ (self.epochs > 0):
             raise UserError("give either iters or epochs, above 0")
         if list(self.steps) != sorted(set(self.steps)):

@@ -1,7 +1,5 @@
 """mmcv's operators, mmdet and mmseg where a command needs them: the second stage of the set-up."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import os

@@ -1,7 +1,5 @@
 """What ADE20K needs of mmseg: the data, a segmentor that merges views, a linear head, and IoU kept for each image."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ a run stopped, estimates its cost, and shares the batch among processes. Countin
 iteration is one step of the optimiser on the whole batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -4,8 +4,6 @@ Rows (..., Q, N) are of Q query patches over the N = h*w patches of an image and
 (blocks, heads) are kept apart.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

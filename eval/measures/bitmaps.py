@@ -6,8 +6,6 @@ the object's box is looked at, both masks travel in one long row of words, and d
 (its rows of equal width are grown one from another) and one OR a row of the disk.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ The values are those of the official evaluation (Pont-Tuset et al., arXiv 1704.0
 fraction of its time; `bitmaps.py` has the measures of a single frame. No more than one frame is held at a time.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

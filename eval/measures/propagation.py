@@ -7,17 +7,12 @@ columns that its windows can reach: a quarter of the work for small patches, and
 nothing here waits for a result: the host runs ahead.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Span = tuple[int, int, int, int]
-TILE = (
-    10,
-    13,
-)  # rows, columns of patches: smaller tiles waste less of the window, larger ones multiply faster
+TILE = (10, 13)  # rows, columns of patches: smaller tiles waste less of the window, larger ones multiply faster
 
 
 class LabelPropagation:

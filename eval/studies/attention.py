@@ -1,7 +1,5 @@
 """Attention of query patches drawn over images, checkpoints side by side, and its measures as records."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence

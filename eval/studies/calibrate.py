@@ -1,7 +1,5 @@
 """Does a protocol measure? A good network beside an untrained one of the same architecture, on every protocol."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import sys

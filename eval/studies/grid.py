@@ -1,7 +1,5 @@
 """A sweep's grid: a YAML file in, checked cells out. What is wrong with any cell is said before the first one runs."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import itertools
@@ -70,7 +68,7 @@ class GridFile(Settings):
     slurm: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
-    def _check(self) -> GridFile:
+    def _check(self) -> "GridFile":
         if not file_name(self.name).strip("._"):
             raise UserError(f"name: {self.name} is no name for a folder: name: my-sweep")
         if self.name == "pretrained":
@@ -93,7 +91,7 @@ class GridFile(Settings):
                 raise UserError("give either seeds for all settings or the option seed, not both")
         return self
 
-    def specs(self) -> list[Spec]:
+    def specs(self) -> "list[Spec]":
         """Every combination of the axes, the last one fastest; or the cells as they are listed."""
         specs = []
         if self.axes is None:

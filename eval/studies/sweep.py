@@ -5,8 +5,6 @@ finds nothing left to do, an evaluation shows its record if network, protocol an
 command, after a kill at any moment, goes on where it was, and nothing is taken for done because a file is there.
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import json

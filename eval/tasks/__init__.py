@@ -18,8 +18,6 @@ set's name in ``tools/prepare_data.sh`` where that is not the task's; and ``DIAG
 is no benchmark, so that ``tools/eval_all.sh`` leaves it out.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from pathlib import Path

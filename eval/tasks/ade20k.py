@@ -4,8 +4,6 @@ Protocols are the configs in ``configs/ade20k``. mmseg's registries own the proc
 mmdet may run in it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ Protocol ``attention@1``, after figure 1 of SelfPatch (arXiv 2206.07990): a bloc
 image over all its patches, averaged over heads; [CLS] and registers are left out. Nothing is trained.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Protocols are the configs in ``configs/coco``. Any set in COCO's format can be e
 annotation files. mmdet's registries own the process that evaluates, so that nothing of mmseg may run in it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ Protocol ``davis2017-dino@1``, as published with DINO (arXiv 2104.14294, section
 scored is how well a backbone's patch tokens tell the parts of a scene apart and find them again in later frames.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -93,7 +91,7 @@ class Settings(Propagation, TaskSettings):
     resolution: str = Field("480p", description="folder under JPEGImages and Annotations, or Full-Resolution")
     absent_objects: bool = Field(False, description="score objects that the first mask skips, too: J = F = 1")
 
-    def on(self, backbone: LoadedBackbone) -> Settings:
+    def on(self, backbone: LoadedBackbone) -> "Settings":
         """These settings with what depends on the backbone: its place, its pixels, a multiple that suits the patches.
 
         Raises:
@@ -311,12 +309,7 @@ def evaluate(backbone: LoadedBackbone, dataset: Videos, settings: Settings, out:
     finally:
         model.positions = own
     truth = settings.data / "Annotations" / settings.resolution
-    scores = score_folder(
-        truth,
-        out / "masks",
-        [video.name for video in dataset.videos],
-        workers=os.cpu_count() or 1,
-    )
+    scores = score_folder(truth, out / "masks", [video.name for video in dataset.videos], workers=os.cpu_count() or 1)
     write_text(out / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     write_text(out / "scores.csv", scores.to_csv())
     notes = [lost_line(name, objects) for name, objects in lost.items() if objects]

@@ -4,8 +4,6 @@ Protocol ``knn-dino@1``, as published with DINO (arXiv 2104.14294, appendix F): 
 vote, each with the weight exp(cosine / T) (arXiv 1805.01978, section 3.4). Nothing is trained.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

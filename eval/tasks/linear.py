@@ -6,8 +6,6 @@ evaluation (SGD for 100 epochs over augmented crops, arXiv 2104.14294, appendix 
 not with those of papers. In return it has no learning rate, no randomness, and one pass over the images.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
