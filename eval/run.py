@@ -19,12 +19,7 @@ from typing import Any
 import torch
 
 from selfpatch.eval import tasks
-from selfpatch.eval.checkpoints.load import (
-    LoadedBackbone,
-    add_checkpoint_options,
-    checkpoint_options,
-    load_backbone,
-)
+from selfpatch.eval.checkpoints.load import LoadedBackbone, add_checkpoint_options, checkpoint_options, load_backbone
 from selfpatch.eval.dense.recipe import RunSettings
 from selfpatch.eval.tasks import TaskSettings
 from selfpatch.pretrain.cli import UserError, command_parser, run_command
@@ -238,16 +233,15 @@ def _parser(task: ModuleType | None) -> argparse.ArgumentParser:
     prog = os.environ.get("SELFPATCH_COMMAND", f"python -m selfpatch.eval.run {name}")
     what = task.__doc__.partition("\n\n")[0] if task else ANY_TASK
     parser = command_parser(DESCRIPTION.format(what=what, example=f"{prog} checkpoint.pth --data DIR"))
+    add = parser.add_argument
     parser.prog = prog if task else parser.prog
     if task is None:
-        parser.add_argument("task", choices=tasks.names(), help="what to evaluate on; TASK --help shows its options")
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    parser.add_argument("--out", type=Path, help="working files [work_dirs/eval/<task>-<checkpoint>]")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="where records are written")
-    parser.add_argument("--record-path", type=Path, metavar="FILE", help="write the path of the record into FILE")
-    parser.add_argument(
-        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
-    )
+        add("task", choices=tasks.names(), help="what to evaluate on; TASK --help shows its options")
+    add("checkpoint", type=Path, help="a checkpoint of any known family")
+    add("--out", type=Path, help="working files [work_dirs/eval/<task>-<checkpoint>]")
+    add("--records", type=Path, default=RECORDS, help="where records are written")
+    add("--record-path", type=Path, metavar="FILE", help="write the path of the record into FILE")
+    add("--method", metavar="NAME", help="the name in tables, where the file's own is not what you want")
     add_checkpoint_options(parser)
     if task is not None:
         add_options(parser.add_argument_group(f"options of {name}"), task.Settings)

@@ -34,37 +34,22 @@ def backbone_class(name: str) -> "type[Backbone]":
 
 
 class Backbone(nn.Module):
-    """The base of every backbone; a subclass has ``blocks``, in order, and what raises NotImplementedError here.
+    """The base of every backbone; a subclass has ``blocks``, in order, and what raises NotImplementedError here."""
 
-    Attributes:
-        place: what an index of :meth:`forward_intermediates` counts: "block" or "stage".
-        widths, strides: of the map that each place gives: its channels, and the pixels from one token to the next.
-        default_out_indices: the places that feed a pyramid.
-        out_indices_fixed: whether a pyramid takes these alone, each with a norm of its own.
-        default_index: the place whose tokens are compared in label propagation.
-        final_norm_fits: whether the final norm is as wide as the tokens of every place.
-        embed_dim, stride: width and stride of the patch tokens of :meth:`forward`.
-        heads: attention heads of the last block.
-        mean, std: R, G, B that normalise the pixels (0 … 1) of the images it was trained with.
-        fingerprint_unit: pixels; certificates are made on an image of 4x6 squares of this side.
-        positions: how its table of position embeddings is resized; None: it has none.
-        checkpointing: whether each block's activations are computed again in the backward pass, to save memory.
-    """
-
-    place: str
-    widths: Sequence[int]
-    strides: Sequence[int]
-    default_out_indices: tuple[int, ...]
-    out_indices_fixed = False
-    default_index: int
-    final_norm_fits: bool
-    embed_dim: int
-    heads: int
+    place: str  # what an index of :meth:`forward_intermediates` counts: "block" or "stage"
+    widths: Sequence[int]  # of the map that each place gives: its channels
+    strides: Sequence[int]  # and the pixels from one token to the next
+    default_out_indices: tuple[int, ...]  # the places that feed a pyramid
+    out_indices_fixed = False  # whether a pyramid takes these alone, each with a norm of its own
+    default_index: int  # the place whose tokens are compared in label propagation
+    final_norm_fits: bool  # whether the final norm is as wide as the tokens of every place
+    embed_dim: int  # width of the patch tokens of :meth:`forward`
+    heads: int  # attention heads of the last block
     patch_size: int
-    fingerprint_unit: int
-    checkpointing = False
-    positions: str | None = None
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    fingerprint_unit: int  # pixels; certificates are made on an image of 4x6 squares of this side
+    checkpointing = False  # whether each block's activations are computed again in the backward pass, to save memory
+    positions: str | None = None  # how its table of position embeddings is resized; None: it has none
+    mean, std = IMAGENET_MEAN, IMAGENET_STD  # R, G, B of the pixels (0 … 1) of the images it was trained with
 
     @property
     def arch(self) -> dict:

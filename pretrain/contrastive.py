@@ -61,7 +61,6 @@ class ContrastiveHead(nn.Module):
         self.out = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(n, in_dim) -> (n, out_dim)."""
         return self.out(F.relu(self.norm(self.hidden(rows))))
 
 

@@ -42,7 +42,6 @@ class Folder(Sequence[Path]):
         return self.paths[number]
 
     def name(self, number: int) -> str:
-        """The path of an image below the folder."""
         return self.paths[number].relative_to(self.root).as_posix()
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
@@ -131,7 +130,6 @@ class CropDataset(Dataset):
         return {"crops": crops, "unreadable": unreadable}
 
     def rng(self, epoch: int, index: int) -> np.random.Generator:
-        """The random numbers of one sample."""
         return np.random.default_rng([self.seed, epoch, index])
 
 

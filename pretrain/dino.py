@@ -85,7 +85,6 @@ class DINOPretraining(Method):
 
     @torch.no_grad()
     def diagnose(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The teacher's patch tokens, and its targets for the image level."""
         feature, tokens, _ = self.teacher["backbone"](images)
         return tokens, {"cls": self.cls_targets(feature)}
 

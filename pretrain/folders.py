@@ -51,11 +51,7 @@ class Listing:
         return [f"{self.root}: {line}" for line in lines]
 
     def by_stem(self) -> dict[str, Path]:
-        """Name without ending → path.
-
-        Raises:
-            UserError: two files share one.
-        """
+        """Name without ending → path; UserError: two files share one."""
         found: dict[str, Path] = {}
         for path in self.paths:
             if found.setdefault(path.stem, path) is not path:

@@ -56,5 +56,4 @@ class DINOHead(nn.Module):
         return logits, mean[0]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (..., out_dim) of tokens (..., in_dim)."""
         return self.last_layer(self.bottleneck(tokens))

@@ -40,7 +40,6 @@ class Figures:
         return 2 * (gpus - 1) / gpus * self.gradients
 
     def reduce_seconds(self, gpus: int) -> float:
-        """Seconds that the all-reduce of a step takes."""
         return self.reduced(gpus) / self.bandwidth
 
     def images_per_second(self, gpus: int) -> float:
@@ -56,7 +55,6 @@ class Figures:
         return self.images_per_second(gpus) * self.image
 
     def gpu_hours(self, gpus: int, images: float) -> float:
-        """GPU-hours for so many images seen."""
         return gpus * images / self.images_per_second(gpus) / 3600
 
 

@@ -63,7 +63,6 @@ class Meter:
         return (self.done - self.before) / (time.perf_counter() - self.began)
 
     def advance(self, count: int = 1) -> None:
-        """Say that ``count`` more are done."""
         self.done += count
         speed = self._speed()
         if self.bar:

@@ -13,11 +13,7 @@ UNTRAINED = "Random"  # the method that the checkpoint of an untrained network n
 
 
 def read_meta(checkpoint: Path) -> dict:
-    """The metadata of a checkpoint of this project's pretraining.
-
-    Raises:
-        UserError: the file is no such checkpoint.
-    """
+    """The metadata of a checkpoint of this project's pretraining; UserError: the file is no such checkpoint."""
     content = load_file(checkpoint)
     meta = content.get("meta") if isinstance(content, dict) else None
     if not isinstance(meta, dict) or not {"method", "config", "epoch"} <= meta.keys():

@@ -36,15 +36,6 @@ def temperature_at(epoch: int, start: float, end: float, warmup_epochs: int) -> 
 class Schedule:
     """What all schedules share. The fields, with their types and ranges, are the config's ``schedule``.
 
-    Args:
-        iterations: iterations an epoch.
-        batch: images a step over all processes.
-        epochs, warmup_epochs: length of the run and of the warm-up of the learning rate.
-        lr, lr_batch: the learning rate after warm-up is ``lr`` x batch / ``lr_batch``.
-        min_lr: the learning rate at the end.
-        weight_decay: of the first step.
-        momentum, momentum_end: first and last momentum of the teacher or key network.
-
     Attributes:
         total, warmup: iterations of the run and of the warm-up.
         base_lr: the learning rate after warm-up, at this batch.
@@ -53,16 +44,16 @@ class Schedule:
         UserError: the warm-up is not shorter than the run.
     """
 
-    iterations: int
-    batch: int
-    epochs: Count
-    warmup_epochs: Natural
-    lr: NotNegative
+    iterations: int  # iterations an epoch
+    batch: int  # images a step over all processes
+    epochs: Count  # length of the run
+    warmup_epochs: Natural  # and of the warm-up of the learning rate
+    lr: NotNegative  # the learning rate after warm-up is ``lr`` x batch / ``lr_batch``
     lr_batch: Count
-    min_lr: NotNegative
-    weight_decay: NotNegative
-    momentum: Share
-    momentum_end: Share
+    min_lr: NotNegative  # the learning rate at the end
+    weight_decay: NotNegative  # of the first step
+    momentum: Share  # of the teacher or key network at first
+    momentum_end: Share  # and at last
 
     def __post_init__(self) -> None:
         if self.warmup_epochs >= self.epochs:
@@ -84,19 +75,13 @@ class Schedule:
 
 @dataclass
 class DINOSchedule(Schedule):
-    """DINO's and SelfPatch's schedules; all values are read at the same iteration. ``min_lr`` is not scaled.
+    """DINO's and SelfPatch's schedules; all values are read at the same iteration. ``min_lr`` is not scaled."""
 
-    Args:
-        weight_decay_end: the last weight decay.
-        teacher_temp_start, teacher_temp, teacher_temp_warmup_epochs: τ_t, linearly by epoch, then constant.
-        freeze_last_layer_epochs: epochs in which the heads' last layers get no gradient.
-    """
-
-    weight_decay_end: NotNegative
-    teacher_temp_start: Positive
+    weight_decay_end: NotNegative  # the last weight decay
+    teacher_temp_start: Positive  # τ_t, linearly by epoch, then constant
     teacher_temp: Positive
     teacher_temp_warmup_epochs: Natural
-    freeze_last_layer_epochs: Natural
+    freeze_last_layer_epochs: Natural  # epochs in which the heads' last layers get no gradient
 
     def at(self, iteration: int) -> Step:
         epoch = iteration // self.iterations
@@ -116,12 +101,9 @@ class MoBYSchedule(Schedule):
 
     Its warm-up starts at a rate of its own and ends below the base rate, since the cosine that follows counts from the
     very start of the run. Weight decay is constant.
-
-    Args:
-        warmup_lr: the first learning rate; it and ``min_lr`` are scaled as the base rate is.
     """
 
-    warmup_lr: NotNegative
+    warmup_lr: NotNegative  # the first learning rate; it and ``min_lr`` are scaled as the base rate is
 
     def at(self, iteration: int) -> Step:
         return Step(

@@ -202,7 +202,6 @@ class SelfPatchPretraining(DINOPretraining):
 
     @torch.no_grad()
     def diagnose(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The teacher's patch tokens, and its targets for the image level and for patches."""
         aggregation = self.teacher["aggregation"]
         _, y, grid = self.teacher["backbone"](images)
         tokens = aggregation.keys_values(y)

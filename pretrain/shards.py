@@ -47,7 +47,6 @@ class Shard:
         return shard
 
     def read(self, number: int) -> bytes:
-        """The bytes of its ``number``-th image."""
         with self.path.open("rb") as file:
             file.seek(self.offsets[number])
             return file.read(self.sizes[number])

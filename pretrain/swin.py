@@ -192,7 +192,6 @@ class Swin(Backbone):
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks of all stages, in order."""
         return [block for stage in self.layers for block in stage.blocks]
 
     @property

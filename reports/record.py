@@ -152,11 +152,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: str | Path) -> "Record":
-        """A record from its file.
-
-        Raises:
-            UserError: the file cannot be read or is no record; in one line that names it.
-        """
+        """A record from its file; UserError: the file cannot be read or is no record; in one line that names it."""
         path, content = Path(path), read_json(path)
         try:
             if isinstance(content, dict) and "path" in content:

@@ -123,17 +123,14 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises UserError for values that make no sense."""
     parser = command_parser(DESCRIPTION)
-    parser.add_argument("--records", default="work_dirs/records", help="folder of records")
-    parser.add_argument("--baseline", default="DINO", help="method that differences are taken to; 'none' for none")
-    parser.add_argument("--out", default="work_dirs/report", help="folder to write to")
-    parser.add_argument(
-        "--sweep", action="append", default=[], help="a sweep.json for ablation tables; may be repeated"
-    )
-    parser.add_argument("--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html")
-    parser.add_argument("--assets", action="store_true", help="put the page's pictures into a folder beside it")
-    parser.add_argument(
-        "--also", action="append", default=[], choices=("parquet", *VECTOR), help="a further format; may be repeated"
-    )
+    add = parser.add_argument
+    add("--records", default="work_dirs/records", help="folder of records")
+    add("--baseline", default="DINO", help="method that differences are taken to; 'none' for none")
+    add("--out", default="work_dirs/report", help="folder to write to")
+    add("--sweep", action="append", default=[], help="a sweep.json for ablation tables; may be repeated")
+    add("--html", action=argparse.BooleanOptionalAction, default=True, help="write report.html")
+    add("--assets", action="store_true", help="put the page's pictures into a folder beside it")
+    add("--also", action="append", default=[], choices=("parquet", *VECTOR), help="a further format; may be repeated")
     add_arguments(parser)
     args = parser.parse_args(argv)
     if "parquet" in args.also:

@@ -61,12 +61,10 @@ class Table:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows in the order of the table."""
         return [Row(*row) for row in self.mean.index]
 
     @property
     def columns(self) -> list[Any]:
-        """The columns in the order of the table."""
         return list(self.mean.columns)
 
     @property
@@ -85,7 +83,6 @@ class Table:
         return len({row.epochs for row in self.rows if row.epochs > 0}) > 1
 
     def is_baseline(self, row: Row) -> bool:
-        """Whether differences are taken to this row."""
         return row.method == self.baseline
 
     def reference(self, row: Row) -> Row | None:

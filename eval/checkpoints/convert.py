@@ -19,13 +19,12 @@ Write the backbone of any checkpoint in another layout, and prove that it arrive
 def main(argv: Sequence[str]) -> None:
     """Convert one checkpoint from the command line."""
     parser = command_parser(DESCRIPTION)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of any known family")
-    parser.add_argument("out", type=Path, help="the file to write (.safetensors chooses that format); hf: a folder")
-    parser.add_argument("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
-    parser.add_argument(
-        "--method", metavar="NAME", help="the name in tables, where the file's own is not what you want"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a checkpoint of any known family")
+    add("out", type=Path, help="the file to write (.safetensors chooses that format); hf: a folder")
+    add("--to", choices=TARGETS, default="selfpatch", help="the layout to write")
+    add("--method", metavar="NAME", help="the name in tables, where the file's own is not what you want")
+    add(
         "--records", type=Path, default=Path("work_dirs/records"), help="hf: what the model card tells of these weights"
     )
     add_checkpoint_options(parser)

@@ -1,13 +1,17 @@
-"""How each published family of checkpoints is laid out: one entry a family, the first whose signs fit is taken.
+"""What is known of published checkpoints: the layout of each family, some files by their SHA-256, and foreign networks.
 
-An entry is data, not code (:class:`~selfpatch.eval.checkpoints.family.Family`). It says by which names a file is
-recognised, under which prefix each of its networks lies, which of its names are no part of a backbone (``left_out``:
-anything else that is not explained is an error), how the rest is called by us, and what the family fixes about its
-architecture. Patterns are those of :mod:`fnmatch`.
+A family is data, not code (:class:`~selfpatch.eval.checkpoints.family.Family`): one entry each, the first whose signs
+fit is taken. It says by which names a file is recognised, under which prefix each of its networks lies, which of its
+names are no part of a backbone (``left_out``: anything else that is not explained is an error), how the rest is called
+by us, and what the family fixes about its architecture. Patterns are those of :mod:`fnmatch`.
 
 A method is claimed only where the file tells it. Several methods train the very same ViT: where nothing but that ViT is
 left, the entry is a neutral one, and the user names the method.
 """
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from selfpatch.eval.checkpoints.family import (
     DINOV2,
@@ -151,3 +155,67 @@ FAMILIES = (
     Family("selfpatch-backbone", "DINO+SelfPatch", (VIT_SIGN,), cls=False, networks=TEACHER, fixed=WITHOUT_CLS),
     Family("vit-plain", "ViT", (VIT_SIGN,), fixed=WITH_CLS),  # DINO's, iBOT's, DeiT's, ... which nothing tells apart
 )  # fmt: skip
+
+
+# --- published files --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What is known of a published file."""
+
+    name: str  # under which it was published
+    method: str  # what trained it
+    mean: tuple[float, ...] | None = None  # of its pixels, where they are not ImageNet's
+    std: tuple[float, ...] | None = None
+
+
+SATELLITE = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}  # of SAT-493M's images
+
+# By the first eight digits of a file's SHA-256, which torch.hub puts into its name and checks: DINOv3's
+# (facebookresearch/dinov3, hub/backbones.py) and DeiT's (facebookresearch/deit, README). Others publish none.
+LEGENDS = {
+    "08c60483": Legend("dinov3_vits16_pretrain_lvd1689m", "DINOv3"),
+    "4057cbaa": Legend("dinov3_vits16plus_pretrain_lvd1689m", "DINOv3"),
+    "73cec8be": Legend("dinov3_vitb16_pretrain_lvd1689m", "DINOv3"),
+    "8aa4cbdd": Legend("dinov3_vitl16_pretrain_lvd1689m", "DINOv3"),
+    "eadcf0ff": Legend("dinov3_vitl16_pretrain_sat493m", "DINOv3", **SATELLITE),
+    "7c1da9a5": Legend("dinov3_vith16plus_pretrain_lvd1689m", "DINOv3"),
+    "a955f4ea": Legend("dinov3_vit7b16_pretrain_lvd1689m", "DINOv3"),
+    "a6675841": Legend("dinov3_vit7b16_pretrain_sat493m", "DINOv3", **SATELLITE),
+    "a1311bcf": Legend("deit_tiny_patch16_224", "DeiT (supervised)"),
+    "cd65a155": Legend("deit_small_patch16_224", "DeiT (supervised)"),
+    "b5f2ef4d": Legend("deit_base_patch16_224", "DeiT (supervised)"),
+}
+
+
+# --- networks that this project has no model for ----------------------------------------------------------------------
+
+FOREIGN = (  # a pattern of tensors' names, and what a file that has one holds
+    (r"\.lora_[AB]\.|lora_embedding", "a LoRA adapter: merge it into its base model, and save that"),
+    (
+        r"\.(SCB|qweight|qzeros|absmax|quant_map|quant_state.*|weight_scale)$|_packed_params",
+        "quantised weights: take those they were quantised from",
+    ),
+    (r"(^|\.)layer1\.0\.conv1\.weight$", "a ResNet, not a ViT or a Swin transformer: this project evaluates those two"),
+    (
+        r"(^|\.)(word_embeddings|embed_tokens|wte|token_embedding|tok_embeddings)\.weight$",
+        "a text model, neither a ViT nor a Swin",
+    ),
+    (
+        r"^(?!.*(layers|stages)\.\d\.blocks).*relative_position_bias|\.lambda_1$",
+        "a BEiT, whose attention adds a bias for every relative position; this project's ViT has none",
+    ),
+    (r"layers\.\d\.blocks\.\d+\.attn\.(cpb_mlp|logit_scale)", "a Swin V2, whose attention is another than Swin's"),
+    (
+        r"\.residual1\.fn\.(rope|q_proj)\.",
+        "a CAPI model, which has RMSNorm, learned rotary frequencies and no biases, unlike this project's ViT",
+    ),
+    (r"\.(dwconv|conv_dw)\.weight$", "a ConvNeXt, neither a ViT nor a Swin"),
+    (r"\.self_attn\.(q_proj|in_proj_weight)", "a transformer of CLIP's or another kind, whose layers are no ViT's"),
+)
+
+
+def foreign_network(names: Collection[str]) -> str | None:
+    """What to say of a network of another kind, whoever trained it; None: its tensors' ``names`` tell none."""
+    return next((told for pattern, told in FOREIGN if any(re.search(pattern, name) for name in names)), None)

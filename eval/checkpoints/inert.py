@@ -87,7 +87,6 @@ class Unpickler(pickle.Unpickler):
     """An unpickler that builds what :data:`KNOWN` lists, and placeholders of anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The known class or function of this name, or a new class of placeholders."""
         known = KNOWN.get((module, name))
         return type(name.rpartition(".")[2], (Placeholder,), {"__module__": module}) if known is None else known
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from selfpatch.eval.checkpoints import certificate as proof
 from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
-from selfpatch.eval.checkpoints.foreign import foreign_network
-from selfpatch.eval.checkpoints.legends import LEGENDS, Legend
+from selfpatch.eval.checkpoints.families import LEGENDS, Legend, foreign_network
 from selfpatch.eval.checkpoints.signs import is_square, shape_text
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
 from selfpatch.eval.checkpoints.tensors import FoundBackbone, read_backbone, some

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.assembly import Parts, assemble
-from selfpatch.eval.checkpoints.families import AVERAGES, BOOKKEEPING, FAMILIES, SYNONYMS
+from selfpatch.eval.checkpoints.families import AVERAGES, BOOKKEEPING, FAMILIES, SYNONYMS, foreign_network
 from selfpatch.eval.checkpoints.family import LAYER_SCALE, ONLY_MODEL, Family, fits_template
-from selfpatch.eval.checkpoints.foreign import foreign_network
 from selfpatch.eval.checkpoints.inert import Placeholder
 from selfpatch.eval.checkpoints.libraries import TRAINERS
 from selfpatch.eval.checkpoints.signs import fixed_table, has_cls, has_layer_scale, shape_text

@@ -55,7 +55,6 @@ class LabelMaps:
 
     @cached_property
     def identity(self) -> Dataset:
-        """As records name it: ``ade20k-val`` if this is the official set, else by the folder's name."""
         return checks.identity(self.root, "ade20k-val", is_official(self.root), "validation", fingerprint_of(self.root))
 
 
@@ -199,7 +198,6 @@ class _Look:
 
     @property
     def folder(self) -> Path:
-        """Where the label maps lie."""
         return self.pairs[0][1].parent
 
     def run(self, thorough: bool) -> list[Finding]:
@@ -228,7 +226,6 @@ class _Look:
         return findings
 
     def count_all(self) -> None:
-        """Count the labels of every label map."""
         if not self.whole:
             with ThreadPoolExecutor() as pool:
                 self.pixels = sum(pool.map(lambda pair: _pixels(read_labels(pair[1])), self.pairs))

@@ -49,7 +49,6 @@ class Instances:
 
     @cached_property
     def identity(self) -> Dataset:
-        """As records name it: ``coco-val2017`` if val is the official one, else by the folder's name."""
         return checks.identity(self.root, "coco-val2017", is_official(self.truth), "val", fingerprint_of(self.paths))
 
 

@@ -82,7 +82,6 @@ class Videos:
 
     @cached_property
     def identity(self) -> Dataset:
-        """As records name it: ``davis2017-val`` if this is the official set, else by the folder's name."""
         official = is_official(self.videos)
         split = "val" + (f"[{','.join(video.name for video in self.videos)}]" if self.chosen else "")
         split += "" if self.resolution == "480p" else f" {self.resolution}"

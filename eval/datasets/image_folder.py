@@ -72,7 +72,6 @@ class LabelledFolder:
 
     @cached_property
     def identity(self) -> Dataset:
-        """As records name it: ``imagenet1k-val`` if it is that, else the folder's name."""
         counted = (np.bincount(part.labels, minlength=len(self.classes)) for part in (self.train, self.val))
         counts = (dict(zip(self.classes, counts.tolist())) for counts in counted)
         official = imagenet.is_official(*counts, [*self.train.paths, *self.val.paths])

@@ -86,7 +86,6 @@ class Memory:
         )
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Keep features (n, C) and labels (n, classes)."""
         rows = slice(self.count, self.count + len(features))
         self.features[rows], self.labels[rows] = features.numpy(), labels.numpy()
         self.count += len(features)

@@ -71,11 +71,7 @@ class Recipe(Settings):
         return self.lr * self.batch_size / self.base_batch
 
     def iterations(self, images: int) -> int:
-        """How many steps the run has on so many training images.
-
-        Raises:
-            UserError: the warm-up would be longer.
-        """
+        """How many steps the run has on so many training images; UserError: the warm-up would be longer."""
         count = self.iters or math.ceil(self.epochs * images / self.batch_size)
         if self.warmup_iters >= count:
             raise UserError(

@@ -35,7 +35,6 @@ class LabelledImages(BaseSegDataset):
     """Images with label maps in ADE20K's format, paired by name: label 0 is ignored, label i is class i - 1."""
 
     def load_data_list(self) -> list[dict]:
-        """A dictionary for each image, by name."""
         common = {"label_map": None, "reduce_zero_label": self.reduce_zero_label}
         folders = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         return [
@@ -127,7 +126,6 @@ class LinearHead(BaseDecodeHead):
         self.bn = nn.BatchNorm2d(in_channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Logits (B, classes, h, w)."""
         return self.cls_seg(self.bn(self._transform_inputs(inputs)))
 
 

@@ -104,7 +104,6 @@ class Scores:
         return {"sequences": sequences, "global": self.summary()}
 
     def to_csv(self) -> str:
-        """The rows as CSV with a header."""
         text, rows = io.StringIO(), self.rows()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()

@@ -55,21 +55,16 @@ def main(argv: Sequence[str]) -> None:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises UserError for what cannot be read."""
     parser = command_parser(DESCRIPTION)
-    parser.add_argument(
-        "checkpoints", nargs="+", metavar="CKPT", help="a checkpoint, or NAME=CKPT; the first is compared with"
-    )
-    parser.add_argument(
-        "--images", type=Path, required=True, help="a DAVIS or ADE20K tree, a folder of images, or one image"
-    )
-    parser.add_argument(
-        "--query", action="append", default=[], metavar="X,Y", help="a query patch, in pixels of the image; repeatable"
-    )
-    parser.add_argument("--pictures", type=int, default=6, help="images that are drawn, evenly chosen")
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/attention"), help="folder of the pictures")
-    parser.add_argument("--records", type=Path, default=run.RECORDS, help="where records are written")
-    parser.add_argument("--force", action="store_true", help="evaluate even if the result is recorded")
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="CKPT", help="a checkpoint, or NAME=CKPT; the first is compared with")
+    add("--images", type=Path, required=True, help="a DAVIS or ADE20K tree, a folder of images, or one image")
+    add("--query", action="append", default=[], metavar="X,Y", help="a query patch, in pixels of the image; repeatable")
+    add("--pictures", type=int, default=6, help="images that are drawn, evenly chosen")
+    add("--out", type=Path, default=Path("work_dirs/attention"), help="folder of the pictures")
+    add("--records", type=Path, default=run.RECORDS, help="where records are written")
+    add("--force", action="store_true", help="evaluate even if the result is recorded")
     for name, field in attention.Look.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=field.default, help=field.description)
+        add(f"--{name.replace('_', '-')}", type=int, default=field.default, help=field.description)
     add_checkpoint_options(parser)
     args = parser.parse_args(argv)
     if wrong := [text for text in args.query if not re.fullmatch(r"\d+,\d+", text)]:

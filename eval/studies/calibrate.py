@@ -48,7 +48,6 @@ class Instrument:
 
     @property
     def name(self) -> str:
-        """As it is chosen on the command line."""
         return f"{self.task}/{self.protocol}" if self.protocol else self.task
 
     @property

@@ -61,15 +61,12 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Everything of this sweep alone."""
         return self.out / self.name
 
     def cell_file(self, cell: Cell) -> Path:
-        """What is known of a cell."""
         return self.folder / "cells" / f"{file_name(cell.name)}.json"
 
     def log(self, cell: Cell) -> Path:
-        """The output of a cell's processes."""
         return self.folder / "logs" / f"{file_name(cell.name)}.log"
 
     def pretrained(self, cell: Cell) -> Path:

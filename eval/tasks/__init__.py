@@ -42,11 +42,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a task.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """The module of a task; UserError: there is none of that name."""
     if name not in (known := names()):
         raise UserError(f"unknown task {name!r}: choose one of {', '.join(known)}")
     return importlib.import_module(f"{__name__}.{name}")
