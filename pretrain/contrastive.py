@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from mmengine.dist import get_dist_info
+from mmengine.dist import all_gather, get_dist_info
 from torch import Tensor, nn
 
 
@@ -89,12 +89,7 @@ class KeyQueue(nn.Module):
 
 def in_global_order(rows: Tensor) -> Tensor:
     """The rows (B, …) of all processes, (B·world, …): row j of process r stands at j·world + r."""
-    _, world = get_dist_info()
-    if world == 1:
-        return rows
-    shares = [torch.empty_like(rows) for _ in range(world)]
-    dist.all_gather(shares, rows.contiguous())
-    return torch.stack(shares, dim=1).flatten(0, 1)
+    return torch.stack(all_gather(rows.contiguous()), dim=1).flatten(0, 1)
 
 
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:

@@ -1,18 +1,16 @@
 """Cross-entropies of self-distillation, each over a whole batch at once, and the centre against collapse."""
 
 import torch
-import torch.distributed as dist
+from mmengine.dist import all_reduce
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of ``value`` over all processes of the run; ``value`` itself when there is one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
+    """The mean of ``value`` over all processes of the run."""
     value = value.clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
+    all_reduce(value, "mean")
+    return value
 
 
 @torch.no_grad()

@@ -231,7 +231,7 @@ class Swin(Backbone):
         """The grids of chosen stages as maps (B, C, h, w); ``norm`` is for the last stage, the others have none."""
         wanted = [index % STAGES for index in indices]
         stages = self.stages(images, max(wanted))
-        if norm and wanted and max(wanted) == STAGES - 1:
+        if norm and max(wanted) == STAGES - 1:
             stages[-1] = self.norm(stages[-1])
         return [stages[i].permute(0, 3, 1, 2) for i in wanted]
 

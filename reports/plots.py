@@ -6,7 +6,8 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers 
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ def bars(table: Table, column: str, colours: Mapping[str, str]) -> Figure:
     rows = [row for row in table.rows if np.isfinite(table.mean.at[row, column])]
     deltas = {row: table.delta(row, column) for row in rows}
     has_deltas = bool(np.isfinite(list(deltas.values())).any())
-    with matplotlib.rc_context(STYLE):
-        names = [_row_name(table, row) for row in rows]
-        lines = max(name.count("\n") + 1 for name in names)
-        figure = _figure(9.0 if has_deltas else 7.5, 1.3 + max(0.36, 0.17 * lines) * len(rows))
-        left, *right = figure.subplots(1, 2 if has_deltas else 1, sharey=True, squeeze=False)[0]
+    names = [_row_name(table, row) for row in rows]
+    lines = max(name.count("\n") + 1 for name in names)
+    size = (9.0 if has_deltas else 7.5, 1.3 + max(0.36, 0.17 * lines) * len(rows))
+    with _drawing(table.title, *size, panels=1 + has_deltas) as (figure, (left, *right)):
         places = np.arange(len(rows))
         means, stds, counts = (frame.loc[rows, column] for frame in (table.mean, table.std, table.n))
         spreads = stds.fillna(0)
@@ -68,7 +68,6 @@ def bars(table: Table, column: str, colours: Mapping[str, str]) -> Figure:
         room = 1.5 if (counts > 1).any() else 1.2  # for the figures
         left.set_xlim(0, max([*means, 1e-9]) * room)
         left.set(xlabel=f"{column} (per cent)")
-        _title(figure, table.title)
         left.grid(axis="y", visible=False)
         if right:
             _delta_panel(right[0], table, deltas, column, colours)
@@ -115,30 +114,26 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
     others = [other for other in ablation.axes if other != axis]
     names = short_names(ablation.axes)
     ordered = all(_is_number(value) for value in values)
-    with matplotlib.rc_context(STYLE):
-        longest = max(map(len, values))
-        slanted = longest > 9  # characters that fit beside each other
-        figure = _figure(max(6.0, 1.6 + 0.75 * len(values)), 3.4 + slanted * 0.04 * longest)
-        axes = figure.subplots()
+    longest = max(map(len, values))
+    slanted = longest > 9  # characters that fit beside each other
+    size = (max(6.0, 1.6 + 0.75 * len(values)), 3.4 + slanted * 0.04 * longest)
+    with _drawing(ablation.title, *size) as (figure, (axes,)):
         lines = ablation.frame.groupby(others, sort=False) if others else [((), ablation.frame)]
         for index, (setting, part) in enumerate(lines):
-            part = part.dropna(subset=[metric])
-            places = [values.index(value) for value in part[axis] if value in values]
-            part = part[part[axis].isin(values)]
-            order = np.argsort(places)
-            x, y = np.array(places, dtype=float)[order], part[metric].to_numpy()[order]
-            std = part[f"{metric} std"].fillna(0).to_numpy()[order]
+            part = part[part[axis].isin(values)].dropna(subset=[metric])
+            places = part[axis].map(values.index).sort_values(kind="stable")
+            y, std = (part.loc[places.index, name] for name in (metric, f"{metric} std"))
             label = ", ".join(f"{names[other]} {value}" for other, value in zip(others, setting, strict=True))
-            style = {
-                "color": COLOURS[index % len(COLOURS)],
-                "marker": MARKERS[index % len(MARKERS)],
-                "label": label or None,
-            }
+            style = {"linestyle": "-" if ordered else "none", "capsize": 3, "label": label or None}
             axes.errorbar(
-                x, y, yerr=std if std.any() else None, linestyle="-" if ordered else "none", capsize=3, **style
+                places,
+                y,
+                yerr=std.fillna(0) if std.any() else None,
+                **_shade(index, COLOURS[index % len(COLOURS)]),
+                **style,
             )
             if not others:
-                for place, score in zip(x, y, strict=True):
+                for place, score in zip(places, y, strict=True):
                     _label(axes, f"{score:.1f}", (place, score), (0, 6), ha="center")
         axes.set_xticks(range(len(values)), values)
         if slanted:
@@ -148,10 +143,7 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
         axes.set_xlim(-0.4, len(values) - 0.6)
         axes.margins(y=0.2)
         axes.set(xlabel=names[axis], ylabel=f"{metric} (per cent)")
-        _title(figure, ablation.title)
         axes.grid(axis="x", visible=False)
-        if others:
-            _legend(figure, axes)
     return figure
 
 
@@ -169,21 +161,17 @@ def units(
     others = [row for row in scores if row != reference]
     top = max(others, key=lambda row: sum(scores[row].values()))
     names = sorted(scores[reference], key=lambda name: scores[top][name] - scores[reference][name], reverse=True)
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(7.5, 1.5 + 0.2 * len(names))
-        axes = figure.subplots()
+    with _drawing(title, 7.5, 1.5 + 0.2 * len(names)) as (figure, (axes,)):
         for place, name in enumerate(names):
             here = [values[name] for values in scores.values()]
             axes.plot([min(here), max(here)], [place, place], color="#c8c8c8", linewidth=1.5, zorder=1)
         for index, (row, values) in enumerate(scores.items()):
-            style = {"marker": MARKERS[index % len(MARKERS)], "color": colours[row], "markersize": 5, "label": row}
-            axes.plot([values[name] for name in names], range(len(names)), linestyle="none", **style)
+            style = {"linestyle": "none", "markersize": 5, "label": row}
+            axes.plot([values[name] for name in names], range(len(names)), **_shade(index, colours[row]), **style)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 100)
-        _title(figure, title)
         axes.set(xlabel=f"{metric} (per cent) of each unit; ordered by\n" + _wrapped(f"{top} minus {reference}", 80))
-        _legend(figure, axes)
     return figure
 
 
@@ -195,35 +183,24 @@ def scatter(
     colours: Mapping[str, str],
 ) -> Figure:
     """A metric of every unit against that of the row ``reference``; above the diagonal a row is better."""
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(6.0, 5.6)
-        axes = figure.subplots()
+    with _drawing(title, 6.0, 5.6) as (figure, (axes,)):
         axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
-        others = [row for row in scores if row != reference]
-        for index, row in enumerate(others):
-            style = {"marker": MARKERS[index % len(MARKERS)], "color": colours[row], "markersize": 5, "label": row}
+        for index, row in enumerate(row for row in scores if row != reference):
             pairs = [(scores[reference][name], value) for name, value in scores[row].items()]
-            axes.plot(*zip(*pairs, strict=True), linestyle="none", alpha=0.85, **style)
+            style = {"linestyle": "none", "markersize": 5, "alpha": 0.85, "label": row}
+            axes.plot(*zip(*pairs, strict=True), **_shade(index, colours[row]), **style)
         axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel=_wrapped(f"{metric} of {reference}", 60))
         axes.set_ylabel(f"{metric} (per cent) of each unit")
-        _title(figure, title)
-        _legend(figure, axes)
     return figure
 
 
 def efficiency(title: str, metric: str, lines: Mapping[str, Mapping[int, float]], colours: Mapping[str, str]) -> Figure:
     """A metric against the epochs of pretraining (``{row: {epochs: per cent}}``), a line a row."""
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(6.5, 3.8)
-        axes = figure.subplots()
+    with _drawing(title, 6.5, 3.8) as (figure, (axes,)):
         for index, (row, points) in enumerate(lines.items()):
-            axes.plot(
-                *zip(*points.items(), strict=True), marker=MARKERS[index % len(MARKERS)], color=colours[row], label=row
-            )
+            axes.plot(*zip(*points.items(), strict=True), **_shade(index, colours[row]), label=row)
         axes.margins(y=0.2)
         axes.set(xlabel="epochs of pretraining", ylabel=f"{metric} (per cent)")
-        _title(figure, title)
-        _legend(figure, axes)
     return figure
 
 
@@ -248,15 +225,23 @@ def save(figure: Figure, path: str | Path) -> None:
         temporary.write_bytes(render(figure, Path(path).suffix[1:]))
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+@contextmanager
+def _drawing(title: str, width: float, height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure in the style of all plots, so many axes side by side; its title, and a legend of what has labels."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+        yield figure, list(axes)
+        title = _wrapped(title, int(width * 11.5))  # characters that fit an inch in this size
+        figure.suptitle(title, x=0.01, horizontalalignment="left")
+        if axes[0].get_legend_handles_labels()[1]:
+            _legend(figure, axes[0])
 
 
-def _title(figure: Figure, text: str) -> None:
-    text = _wrapped(text, int(figure.get_figwidth() * 11.5))  # characters that fit an inch in this size
-    figure.suptitle(text, x=0.01, horizontalalignment="left")
+def _shade(index: int, colour: str) -> dict[str, str]:
+    """How the ``index``-th of several lines looks: its colour, and the marker that repeats what the colour says."""
+    return {"marker": MARKERS[index % len(MARKERS)], "color": colour}
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
