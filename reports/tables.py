@@ -3,6 +3,7 @@
 One table per task, dataset and protocol: rows of different protocols or data never meet in a ranking.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,13 +137,31 @@ def verdict_line(baseline: str, differences: Sequence[tuple[Difference | None, s
     """Who is better than the baseline and what cannot be told, from (difference, row, metric) of every comparison."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for difference, row, metric in differences:
-        found[difference.verdict if difference else NO_UNITS][row].append(metric)
+        would_tell = needed(difference) if difference else ""
+        found[difference.verdict if difference else NO_UNITS][row].append(
+            f"{metric}: {would_tell}" if would_tell else metric
+        )
     lines = [
         f"{verdict}: " + ", ".join(f"{row} ({'; '.join(metrics)})" for row, metrics in found[verdict].items())
         for verdict in ("better", "worse", "cannot tell", NO_UNITS)
         if verdict in found
     ]
     return f"Against {baseline}, {'; '.join(lines)}." if lines else f"Nothing is compared with {baseline}."
+
+
+def needed(difference: Difference) -> str:
+    """How many units, and seeds a side, would tell a difference of this size, where those drawn cannot; else nothing.
+
+    The interval narrows as the square root of what is drawn grows, seeds and units alike.
+    """
+    if difference.verdict != "cannot tell" or round(difference.delta, 2) == 0:
+        return ""
+    factor = ((difference.high - difference.low) / 2 / difference.delta) ** 2
+    if not np.isfinite(factor):
+        return ""
+    counts = [(difference.units, difference.unit), *[(max(difference.seeds), "seed")] * (max(difference.seeds) > 1)]
+    numbers = (f"{max(n, math.ceil(n * factor))} {what}s" for n, what in counts)
+    return f"about {' and '.join(numbers)} would tell"
 
 
 def comparison_tables(records: Sequence[Record], baseline: str | None = "DINO") -> list[Table]:

@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 
 from selfpatch.reports import compare, load
-from selfpatch.reports.bootstrap import compare_pairs
+from selfpatch.reports.bootstrap import Difference, compare_pairs
 from selfpatch.reports.exports import comparison_csv
 from selfpatch.reports.frames import load_published, load_records
 from selfpatch.reports.sheet import MINIATURE, to_rich
 from selfpatch.reports.sheet import to_markdown as sheet_to_markdown
 from selfpatch.reports.tables import (
     comparison_tables,
+    needed,
     overview_table,
     pairs,
     published_sheets,
@@ -223,6 +224,26 @@ def test_the_first_line_says_who_is_better_and_what_cannot_be_told(davis, write_
     assert to_sheet(overview_table([table])).lead == to_sheet(table).lead
     (table,) = comparison_tables(records, None)
     assert to_sheet(table).lead == "No baseline: nothing is called better."
+
+
+@pytest.mark.parametrize(
+    ("delta", "low", "high", "seeds", "said"),
+    [
+        (
+            0.5,
+            -0.5,
+            1.5,
+            (1, 1),
+            "about 24 sequences would tell",
+        ),  # an interval twice the difference: four times the sequences
+        (-0.5, -1.5, 0.5, (3, 3), "about 24 sequences and 12 seeds would tell"),
+        (0.5, 0.1, 0.9, (3, 3), ""),  # told
+        (0.0, -1.0, 1.0, (3, 3), ""),  # no number would do
+        (float("nan"), float("nan"), float("nan"), (1, 1), ""),
+    ],
+)
+def test_what_would_tell_a_difference_that_cannot_be_told(delta, low, high, seeds, said):
+    assert needed(Difference("J&F", 0, 0, delta, low, high, 0.8, 100, "sequence", 6, seeds)) == said
 
 
 def test_a_task_that_nobody_knows_has_its_table_and_bootstrap(write_record, tmp_path):
