@@ -36,10 +36,10 @@ def empty_model(path: Path, found: FoundBackbone, heads: int | None, facts: Fact
         UserError: ``heads`` contradicts the file, or divides no width.
     """
     metadata = found.meta.get("arch", {}).get("heads")
-    stated, told = (metadata, "metadata") if metadata is not None else (facts.heads, "config.json")
+    stated, teller = (metadata, "metadata") if metadata is not None else (facts.heads, "config.json")
     is_swin = any(name.startswith("layers.0.") for name in found.state)
     if heads is not None and (is_swin or stated not in (None, heads)):
-        teller = f"{told} says {stated} heads" if stated is not None else "a Swin's tensors tell its heads"
+        teller = f"{teller} says {stated} heads" if stated is not None else "a Swin's tensors tell its heads"
         raise UserError(f"{path}: {teller}, --heads says {heads}: leave --heads out")
     try:
         if is_swin:
@@ -49,7 +49,7 @@ def empty_model(path: Path, found: FoundBackbone, heads: int | None, facts: Fact
         options = vit_options(found, facts)
         width, periods = options["embed_dim"], found.state.get(PERIODS, EMPTY).numel()
         tellers = {
-            told: stated,
+            teller: stated,
             "--heads": heads,
             "arch table": found.family.heads.get((width, options["depth"])),
             "its tensors": width // (4 * periods) if periods else None,  # a period for four channels of a head

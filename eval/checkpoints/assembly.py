@@ -186,8 +186,8 @@ def _cls_row(parts: Parts) -> None:
     without = is_square(rows)
     if registers != without and not (without and any(parts.ending(".ls1.gamma"))):
         due = "one for each patch, a square number" if registers else "one for each patch and one for [CLS]"
-        beside = "there is reg_token" if registers else "there is no reg_token"
-        raise UserError(f"{parts.path}: pos_embed has {rows} rows, but since {beside}, timm has {due}")
+        because = "there is reg_token" if registers else "there is no reg_token"
+        raise UserError(f"{parts.path}: pos_embed has {rows} rows, but since {because}, timm has {due}")
     if without:
         parts.state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
         parts.notes.append("[CLS] without a position")

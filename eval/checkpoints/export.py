@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from selfpatch.eval.checkpoints.families import FAMILIES
 from selfpatch.eval.checkpoints.huggingface import check_folder, export_folder
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.checkpoints.tensors import explaining, some
+from selfpatch.eval.checkpoints.tensors import explaining, listed
 from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, raise_unless_writable
@@ -56,7 +56,7 @@ def export(loaded: LoadedBackbone, target: str, out: Path, records: Path | None 
     state = {**(layout.model.state_dict() if layout.model is not None else {}), **layout.own}
     fresh = sorted(state.keys() - layout.own.keys())
     if unexplained := [key for key in fresh if explaining(key, layout.fresh) is None]:
-        raise UserError(f"{target} needs what {loaded.checkpoint} does not hold: {some(unexplained)}")
+        raise UserError(f"{target} needs what {loaded.checkpoint} does not hold: {listed(unexplained)}")
     if layout.model is not None:
         layout.model.load_state_dict(state)  # strictly: names and shapes
         layout.model.eval()
@@ -194,8 +194,8 @@ def _timm(loaded: LoadedBackbone, kind: str, state: Mapping[str, Tensor], option
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
-        told = f"{call}; not loaded there, since timm cannot be imported ({error})"
-        return Layout(state, lambda: told)
+        without = f"{call}; not loaded there, since timm cannot be imported ({error})"
+        return Layout(state, lambda: without)
     model, norm = getattr(timm.models, kind)(**options), options.get("final_norm", True)
     same = partial(_same_features, loaded, model.forward_features, options["img_size"], norm)
     return Layout(state, lambda: f"{call}: {same()}", model, fresh=() if "final_norm" in options else ("norm.*",))

@@ -65,8 +65,8 @@ def export_folder(loaded: LoadedBackbone, meta: Mapping[str, Any], out: Path, re
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    told = f", {len(found)} records in the model card" if found else ""
-    return [f"export: all {len(loaded.state)} tensors as a {target.model} of transformers{told}", f"export: {features}"]
+    card = f", {len(found)} records in the model card" if found else ""
+    return [f"export: all {len(loaded.state)} tensors as a {target.model} of transformers{card}", f"export: {features}"]
 
 
 def check_folder(out: Path) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfpatch.eval.checkpoints import certificate as proof
+from selfpatch.eval.checkpoints import certificate
 from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_model
 from selfpatch.eval.checkpoints.families import LEGENDS, Legend, foreign_network
 from selfpatch.eval.checkpoints.signs import is_square, shape_text
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
-from selfpatch.eval.checkpoints.tensors import FoundBackbone, read_backbone, some
+from selfpatch.eval.checkpoints.tensors import FoundBackbone, listed, read_backbone
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import sha256_file
@@ -92,11 +92,11 @@ class LoadedBackbone:
         wrong = self.state.keys() ^ found.keys() | {n for n in shared if not torch.equal(self.state[n], found[n])}
         if wrong:
             raise UserError(
-                f"certificate of {self.checkpoint}: {some(sorted(wrong))}: not what was loaded, in the model that "
+                f"certificate of {self.checkpoint}: {listed(sorted(wrong))}: not what was loaded, in the model that "
                 "runs; something initialised its weights again"
             )
-        difference = proof.largest_difference(proof.fingerprint(inside[0]), self.tokens)
-        if difference > proof.TOLERANCE:
+        difference = certificate.largest_difference(certificate.fingerprint(inside[0]), self.tokens)
+        if difference > certificate.TOLERANCE:
             raise UserError(
                 f"certificate of {self.checkpoint}: the model that runs computes other features on the fixed image "
                 f"(relative difference {difference:.1e}): does it have {self.arch['heads']} heads?"
@@ -116,7 +116,7 @@ class LoadedBackbone:
             (expected,) = self.model.forward_intermediates(images, [-1], norm=norm)
             found = run(images).flatten(1, -2)  # (1, N, C): a ViT's [CLS] and registers stand before
         expected = expected.flatten(2).mT
-        difference = proof.largest_difference(found[:, -expected.shape[1] :], expected)
+        difference = certificate.largest_difference(found[:, -expected.shape[1] :], expected)
         if difference > 1e-4:  # float32
             raise UserError(f"the export of {self.checkpoint} gives other features in {where} ({difference:.1e})")
         return f"on a fixed {side}x{side} image (relative difference {difference:.0e})"
@@ -158,8 +158,8 @@ def load_backbone(
         )
     _raise_unless_as_stated(path, model.arch, found.meta.get("arch", {}), "the metadata says")
     _raise_unless_as_stated(path, model.arch, facts.stated, "config.json says")
-    if wrong := proof.not_finite(found.state):
-        raise UserError(f"{path}: {some([found.parts.file_name(name) for name in wrong])} is not finite")
+    if wrong := certificate.not_finite(found.state):
+        raise UserError(f"{path}: {listed([found.parts.file_name(name) for name in wrong])} is not finite")
     model.load_state_dict({name: tensor.clone() for name, tensor in found.state.items()}, assign=True)
     model.eval()
     return _loaded(path, source, found, model, heads_from)
@@ -167,10 +167,10 @@ def load_backbone(
 
 def _loaded(path: Path, source: Source, found: FoundBackbone, model: Backbone, heads_from: str) -> LoadedBackbone:
     """The loaded backbone with all that is known of it."""
-    facts, family, meta, tokens = source.facts, found.family, found.meta, proof.fingerprint(model)
+    facts, family, meta, tokens = source.facts, found.family, found.meta, certificate.fingerprint(model)
     arch = {**model.arch, "name": arch_name(model.arch)}
     digest = sha256_file(source.files[0])
-    legend, weights = LEGENDS.get(digest[:8]), proof.weights_sha256(found.state)
+    legend, weights = LEGENDS.get(digest[:8]), certificate.weights_sha256(found.state)
     named = facts.method or (legend and legend.method)
     model.mean, model.std = (
         tuple(meta.get(key) or getattr(facts, key) or getattr(legend, key, None) or usual)
@@ -215,7 +215,7 @@ def _certificate(
     """Two lines: which tensors were set from where, and what the model computes from them, with what it was told."""
     set_from = f"{found.prefix}*" if found.prefix else "the file's top level"
     patterns = [f"{pattern} ({count})" for pattern, count in sorted(found.left_out.items())]
-    left_out = f"; left out: {some(patterns, 12)}" if patterns else ""
+    left_out = f"; left out: {listed(patterns, 12)}" if patterns else ""
     joined = f"; {', '.join(dict.fromkeys(found.parts.notes))}" if found.parts.notes else ""
     how = ""
     if arch["family"] == "vit":
@@ -226,7 +226,7 @@ def _certificate(
     return [
         f"coverage: all {len(found.state)} tensors of a {arch['name']} (heads {arch['heads']} by {heads_from}) set "
         f"from {set_from} ({found.family.name} layout), none unexplained{joined}{left_out}{published}",
-        f"features: {how}finite on the fixed image; fingerprint {proof.tokens_sha(tokens)}, weights {weights[:12]}",
+        f"features: {how}finite on the fixed image; fingerprint {certificate.tokens_sha(tokens)}, weights {weights[:12]}",
     ]
 
 
@@ -254,8 +254,8 @@ def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) ->
         "has of the wrong shape": [f"{names[n]} ({own}, not {due})" for n, (own, due) in shapes.items() if own != due],
     }
     if any(complaints.values()):
-        told = "; ".join(f"{what} {some(sorted(which))}" for what, which in complaints.items() if which)
-        raise UserError(f"{path} as a backbone of the {found.family.name} layout {told}")
+        faults = "; ".join(f"{what} {listed(sorted(which))}" for what, which in complaints.items() if which)
+        raise UserError(f"{path} as a backbone of the {found.family.name} layout {faults}")
 
 
 def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], stated: Mapping[str, Any], teller: str) -> None:

@@ -62,7 +62,7 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
         inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not inside:
             raise UserError(
-                f"{path} has no tensor under --prefix {prefix}; {_places(tensors) or some(sorted(tensors), 3)}"
+                f"{path} has no tensor under --prefix {prefix}; {_places(tensors) or listed(sorted(tensors), 3)}"
             )
         left_out.update({"all outside --prefix": len(tensors) - len(inside)} if len(inside) < len(tensors) else {})
         tensors = {name.removeprefix(prefix): tensor for name, tensor in inside.items()}
@@ -82,9 +82,9 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
     parts, unexplained = _parts(path, family, inner, tensors, left_out_beside, left_out_within, left_out)
     if unexplained:
         foreign, places = foreign_network(tensors), _places(unexplained)
-        told = f": {foreign}" if foreign else f"; {places}" if places else ""
+        hint = f": {foreign}" if foreign else f"; {places}" if places else ""
         raise UserError(
-            f"{path} ({family.name} layout) holds what it cannot explain: {some(sorted(unexplained))}{told}"
+            f"{path} ({family.name} layout) holds what it cannot explain: {listed(sorted(unexplained))}{hint}"
         )
     assemble(parts)
     return FoundBackbone(family, which, (prefix or "") + inner, parts, left_out, meta)
@@ -219,7 +219,7 @@ def _unknown(path: Path, tensors: Mapping[str, Tensor]) -> str:
     if places := _places(tensors):
         return f"{path} is of no known layout, but {places}"
     known = ", ".join(family.name for family in FAMILIES)
-    return f"{path} is of no known family, neither a ViT nor a Swin ({some(sorted(tensors), 3)}); known are {known}"
+    return f"{path} is of no known family, neither a ViT nor a Swin ({listed(sorted(tensors), 3)}); known are {known}"
 
 
 def _places(names: Collection[str]) -> str | None:
@@ -228,7 +228,7 @@ def _places(names: Collection[str]) -> str | None:
     places = [place.rstrip(".") for place in places if place]
     if not places:
         return None
-    return f"a backbone stands under {some(places, 3)}: try --prefix {places[0]}"
+    return f"a backbone stands under {listed(places, 3)}: try --prefix {places[0]}"
 
 
 def _network(
@@ -265,7 +265,7 @@ def explaining(name: str, patterns: Collection[str]) -> str | None:
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
-def some(names: Sequence[str], at_most: int = 5) -> str:
+def listed(names: Sequence[str], at_most: int = 5) -> str:
     """A few of ``names`` and how many more there are."""
     more = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" … and {more} more" if more > 0 else "")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ OFFICIAL_COUNTS = {"training": 20_210, "validation": 2_000}
 OFFICIAL_SIZES = "275e38cf7fd9c03f5c8ed6898ff037c2d50623216793f86e0dd68a357b21ed76"
 VOID = 255  # the class of pixels with label 0, which is nobody's
 ZERO = "ignore_zero"  # the setting that overrules the suspicion that labels are counted from 0
+Pairs = list[tuple[Path, Path]]  # images and their label maps
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LabelMaps:
     names: tuple[str, ...] | None  # of the classes; None: ADE20K's own
     findings: tuple[str, ...]
 
-    def pairs(self, split: str) -> list[tuple[Path, Path]]:
+    def pairs(self, split: str) -> Pairs:
         """(image, label map) of every image of a split, in order."""
         return pairs_in(*folders_of(self.root, split))
 
@@ -124,7 +125,7 @@ def folders_of(root: Path, split: str) -> tuple[Path, Path]:
     return root / "images" / split, root / "annotations" / split
 
 
-def pairs_in(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+def pairs_in(images: Path, masks: Path) -> Pairs:
     """(image, label map) of every image that has one, in order."""
     maps = checks.label_maps(masks).by_stem()
     return [(image, maps[stem]) for stem, image in checks.pictures(images).items() if stem in maps]
@@ -137,9 +138,9 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
         return [checks.missing(root, SOURCE)]
     try:
         names = class_names(root)
-        classes = len(names) if names else OFFICIAL_CLASSES
-        findings = [checks.okay(f"{classes} classes " + ("in classes.json" if names else "of ADE20K"))]
-        looks = {}
+        listed = names or [str(number) for number in range(1, OFFICIAL_CLASSES + 1)]
+        findings = [checks.okay(f"{len(listed)} classes " + ("in classes.json" if names else "of ADE20K"))]
+        pairs, pixels = {}, {}
         for split in SPLITS:
             folders = folders_of(root, split)
             if lost := [folder for folder in folders if not folder.is_dir()]:
@@ -152,12 +153,13 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
                 findings.append(Finding("error", f"{folders[0]} holds no image", SOURCE.advice()))
                 continue
             findings += [checks.count(split, len(images), OFFICIAL_COUNTS[split]), *_alone(images, masks, *folders)]
-            looks[split] = _Look(pairs_in(*folders), split, classes, names)
-            findings += looks[split].run(thorough)
+            pairs[split] = pairs_in(*folders)
+            found, pixels[split] = _look(split, pairs[split], listed, thorough)
+            findings += found
     except UserError as error:
         return [Finding("error", str(error))]
-    if len(looks) == len(SPLITS) and names and not any(finding.level == "error" for finding in findings):
-        findings += _counted_from_zero(list(looks.values()), names)
+    if len(pairs) == len(SPLITS) and names and not any(finding.level == "error" for finding in findings):
+        findings += _counted_from_zero(pairs, pixels, names)
     return findings
 
 
@@ -172,86 +174,62 @@ def _alone(images: dict[str, Path], masks: dict[str, Path], image_dir: Path, mas
     return findings
 
 
-def _counted_from_zero(looks: "list[_Look]", names: list[str]) -> list[Finding]:
+def _look(split: str, pairs: Pairs, classes: list[str], thorough: bool) -> tuple[list[Finding], np.ndarray]:
+    """What is wrong or odd with some pairs of a split, and how often each label 0 … 255 occurs in their label maps."""
+    opened = checks.sample(pairs, thorough)
+    findings, headers, pixels = [], [], np.zeros(256, np.int64)
+    with ThreadPoolExecutor() as pool:
+        for found, header, counted in pool.map(partial(_look_at, classes=len(classes)), opened):
+            findings += found
+            headers += [header] if header else []
+            pixels += counted
+    findings += checks.oddities(headers, split)
+    findings.append(checks.okay(f"{split}: {checks.share(len(opened), len(pairs))} masks opened"))
+    absent = [name for name, count in zip(classes, pixels[1:]) if count == 0]
+    if pixels.any() and len(absent) == len(classes):
+        fix = f"labels are 1 … {len(classes)}; 0 and 255 are ignored"
+        findings.append(Finding("error", f"{pairs[0][1].parent}: no pixel has a label", fix))
+    elif absent and len(opened) == len(pairs):
+        what = f"{split}: no pixel of {', '.join(absent[:10])}"
+        findings.append(Finding("warn", what, "no IoU can be given for them"))
+    return findings, pixels
+
+
+def _look_at(pair: tuple[Path, Path], classes: int) -> tuple[list[Finding], Header | None, np.ndarray]:
+    """Errors of one pair: unreadable files, sizes that differ, labels above the number of classes."""
+    image, mask = pair
+    try:
+        header, labels = read_header(image, decode=True), read_labels(mask)
+        fits = labels.shape in (header.size, upright_size(image))
+    except UserError as error:
+        return [Finding("error", str(error))], None, np.zeros(256, np.int64)
+    findings = []
+    if not fits:
+        sizes = "{}x{} but its image {}x{}".format(*labels.shape[::-1], *header.size[::-1])
+        findings.append(Finding("error", f"{mask} is {sizes}", "mask and image must have the same size"))
+    pixels = np.bincount(labels.ravel(), minlength=256)
+    if beyond := np.flatnonzero(pixels[classes + 1 : VOID]).tolist():
+        what = f"{mask} has label {classes + 1 + beyond[-1]} but there are {classes} classes"
+        fix = f"labels are 0 (nothing), 1 … {classes} and 255 (ignored): correct the mask or classes.json"
+        findings.append(Finding("error", what, fix))
+    return findings, header, pixels
+
+
+def _counted_from_zero(pairs: dict[str, Pairs], pixels: dict[str, np.ndarray], names: list[str]) -> list[Finding]:
     """An error if label 0 is used and the last one is not: then the first class is what nobody is trained on."""
-    for look in looks:
-        if look.pixels[len(names)] or not any(other.pixels[0] for other in looks):
-            return []
-        look.count_all()  # the last class may be rare
-    if any(look.pixels[len(names)] for look in looks):
+    last, (used, unused) = len(names), (sum(pixels.values())[label] for label in (0, len(names)))
+    if unused or not used:
         return []
-    what = f"{looks[0].folder.parent} has label 0 but nowhere label {len(names)} ('{names[-1]}')"
+    masks = [mask for split in pairs.values() for _, mask in split]
+    with ThreadPoolExecutor() as pool:  # all of them: the last class may be rare
+        if any(pool.map(lambda mask: (read_labels(mask) == last).any(), masks)):
+            return []
+    what = f"{masks[0].parent.parent} has label 0 but nowhere label {last} ('{names[-1]}')"
     fix = (
         "labels count from 1, 0 is ignored: it seems that they count from 0 here; add 1 to them, or, if they are "
         f"right, overrule it with {option(ZERO)}"
     )
     return [Finding("error", what, fix, ZERO)]
-
-
-class _Look:
-    """A look at the pairs of a split; ``pixels`` counts labels 0 … 255 of the label maps that were opened."""
-
-    def __init__(self, pairs: list[tuple[Path, Path]], split: str, classes: int, names: list[str] | None) -> None:
-        self.pairs, self.split, self.classes, self.names = pairs, split, classes, names
-        self.pixels = np.zeros(256, np.int64)
-        self.whole = False
-
-    @property
-    def folder(self) -> Path:
-        return self.pairs[0][1].parent
-
-    def run(self, thorough: bool) -> list[Finding]:
-        """Errors for unreadable files, sizes that differ, masks without labels, labels above the number of classes."""
-        findings: list[Finding] = []
-        opened = checks.sample(self.pairs, thorough)
-        self.whole = len(opened) == len(self.pairs)
-        headers: list[Header] = []
-        with ThreadPoolExecutor() as pool:
-            for found, header, pixels in pool.map(self._pair, opened):
-                findings += found
-                headers += [header] if header else []
-                self.pixels += pixels
-        findings += [
-            *checks.oddities(headers, self.split),
-            checks.okay(f"{self.split}: {checks.share(len(opened), len(self.pairs))} masks opened"),
-        ]
-        absent = np.flatnonzero(self.pixels[1 : self.classes + 1] == 0)
-        if self.pixels.any() and len(absent) == self.classes:
-            fix = f"labels are 1 … {self.classes}; 0 and 255 are ignored"
-            findings.append(Finding("error", f"{self.folder}: no pixel has a label", fix))
-        elif self.whole and len(absent):
-            named = [self.names[i] if self.names else str(i + 1) for i in absent]
-            what = f"{self.split}: no pixel of {', '.join(named[:10])}"
-            findings.append(Finding("warn", what, "no IoU can be given for them"))
-        return findings
-
-    def count_all(self) -> None:
-        if not self.whole:
-            with ThreadPoolExecutor() as pool:
-                self.pixels = sum(pool.map(lambda pair: _pixels(read_labels(pair[1])), self.pairs))
-            self.whole = True
-
-    def _pair(self, pair: tuple[Path, Path]) -> tuple[list[Finding], Header | None, np.ndarray]:
-        image, mask = pair
-        try:
-            header, labels = read_header(image, decode=True), read_labels(mask)
-            fits = labels.shape in (header.size, upright_size(image))
-        except UserError as error:
-            return [Finding("error", str(error))], None, np.zeros(256, np.int64)
-        findings = []
-        if not fits:
-            sizes = "{}x{} but its image {}x{}".format(*labels.shape[::-1], *header.size[::-1])
-            findings.append(Finding("error", f"{mask} is {sizes}", "mask and image must have the same size"))
-        pixels = _pixels(labels)
-        if beyond := np.flatnonzero(pixels[self.classes + 1 : VOID]).tolist():
-            label = self.classes + 1 + beyond[-1]
-            fix = f"labels are 0 (nothing), 1 … {self.classes} and 255 (ignored): correct the mask or classes.json"
-            findings.append(Finding("error", f"{mask} has label {label} but there are {self.classes} classes", fix))
-        return findings, header, pixels
-
-
-def _pixels(labels: np.ndarray) -> np.ndarray:
-    return np.bincount(labels.ravel(), minlength=256)
 
 
 def is_official(root: Path) -> bool:

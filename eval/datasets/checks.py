@@ -40,8 +40,8 @@ def require(findings: Sequence[Finding], allowed: Collection[str] = ()) -> list[
     if errors:
         more = f" (and {len(errors) - 1} more: tools/prepare_data.sh lists them)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0]}{more}")
-    told = [finding for finding in findings if finding.level != "ok" and finding.fix != NO_BENCHMARK]
-    return [str(finding) for finding in told]  # that it is no benchmark, a record says by itself
+    warnings = [finding for finding in findings if finding.level != "ok" and finding.fix != NO_BENCHMARK]
+    return [str(finding) for finding in warnings]  # that it is no benchmark, a record says by itself
 
 
 def okay(what: str) -> Finding:

@@ -154,8 +154,8 @@ def held_out(n: int, labels: np.ndarray) -> np.ndarray:
 def _classes_in(root: Path) -> tuple[dict[str, list[Path]], Listing]:
     found, seen = imagenet.classes_in(root)
     if len(found) < 2:
-        told = "; ".join(["", *seen.passed_by()])
-        raise UserError(f"{root} has {len(found)} class folders with images: at least 2 are needed; {LAYOUT}{told}")
+        hint = "; ".join(["", *seen.passed_by()])
+        raise UserError(f"{root} has {len(found)} class folders with images: at least 2 are needed; {LAYOUT}{hint}")
     return found, seen
 
 

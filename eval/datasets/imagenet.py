@@ -69,14 +69,14 @@ def check_images(paths: Sequence[Path], where: str, thorough: bool = False) -> l
     ]
 
 
-def is_official(train: Mapping[str, int], val: Mapping[str, int], some: Sequence[Path]) -> bool:
-    """Whether labelled images are ImageNet-1k: images a class, and the sizes of a sample of ``some`` of them."""
+def is_official(train: Mapping[str, int], val: Mapping[str, int], images: Sequence[Path]) -> bool:
+    """Whether labelled images are ImageNet-1k: images a class, and the sizes of a sample of ``images``."""
     if (sum(train.values()), sum(val.values())) != (OFFICIAL_TRAIN, OFFICIAL_VAL) or set(val.values()) != {50}:
         return False
     wnids = hashlib.sha256("\n".join(sorted(train)).encode(errors="surrogateescape")).hexdigest()
     if wnids != OFFICIAL_WNIDS or not all(found in OFFICIAL_PER_CLASS for found in train.values()):
         return False
-    headers, _ = checks.headers_of(checks.sample(some, thorough=False), decode=False)
+    headers, _ = checks.headers_of(checks.sample(images, thorough=False), decode=False)
     return bool(headers) and int(np.median([min(header.size) for header in headers.values()])) in OFFICIAL_SHORT
 
 
@@ -91,10 +91,9 @@ def check(root: str | Path, thorough: bool = False) -> list[Finding]:
     listings = [list_files(path) for path in looked]
     flat = list_files(folder, deep=False)
     images = [path for listing in (flat, *listings) for path in listing.paths]
-    told = checks.passed_by(merged(folder, [flat, *listings]))
+    findings = checks.passed_by(merged(folder, [flat, *listings]))
     if not images:
-        return [*told, Finding("error", f"{folder} holds no image", SOURCE.advice())]
-    findings = told
+        return [*findings, Finding("error", f"{folder} holds no image", SOURCE.advice())]
     if empty := [path for path, listing in zip(looked, listings) if not listing.paths]:
         findings.append(Finding("warn", f"{len(empty)} folders hold no image (first: {empty[0]})", "unpack them again"))
     if len(classes) != 1000:
