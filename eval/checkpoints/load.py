@@ -223,10 +223,11 @@ def _certificate(
         table = "rotary positions" if arch["rope"] else f"positions resized {RESIZED[arch['positions']]}"
         how = f"norms with eps {arch['eps']:g} by {stated}; {table}; "
     published = f"; published as {legend.name}" if legend else ""
+    fingerprint = certificate.tokens_sha(tokens)
     return [
         f"coverage: all {len(found.state)} tensors of a {arch['name']} (heads {arch['heads']} by {heads_from}) set "
         f"from {set_from} ({found.family.name} layout), none unexplained{joined}{left_out}{published}",
-        f"features: {how}finite on the fixed image; fingerprint {certificate.tokens_sha(tokens)}, weights {weights[:12]}",
+        f"features: {how}finite on the fixed image; fingerprint {fingerprint}, weights {weights[:12]}",
     ]
 
 

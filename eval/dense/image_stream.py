@@ -7,6 +7,7 @@ ends with the very numbers of one that was not.
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,44 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from selfpatch.pretrain.cli import UserError
 
-
-def item_of(images: Any, index: int) -> dict | UserError:
-    """An item, or what is wrong with its files: torch would turn an exception of a loading process into a page."""
-    try:
-        return images[index]
-    except UserError as error:
-        return error
-
-
-class Images(Dataset):
-    """A data set of mmdet or mmseg in its own order."""
-
-    def __init__(self, images: Any) -> None:
-        self.images, self.metainfo = images, images.metainfo
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict | UserError:
-        return item_of(self.images, index)
-
-
-class Loader(DataLoader):
-    """Batches as mmengine's models take them; raises the UserError of a loading process as it is."""
-
-    def __init__(self, images: Dataset, **options: Any) -> None:
-        super().__init__(images, collate_fn=collate, **options)
-
-    def __iter__(self) -> Iterator[dict]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-
-def collate(items: list[dict | UserError]) -> dict | UserError:
-    """A batch, or the first error among its items."""
-    return next((item for item in items if isinstance(item, UserError)), None) or pseudo_collate(items)
+# batches as mmengine's models take them; the UserError of a loading process comes out as it went in
+Loader = partial(DataLoader, collate_fn=pseudo_collate)
 
 
 class ImageStream(Dataset):
@@ -83,9 +48,9 @@ class ImageStream(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, address: int) -> dict | UserError:
+    def __getitem__(self, address: int) -> dict:
         seed_everything(self.seed, 0, address)
-        return item_of(self.images, address % len(self))
+        return self.images[address % len(self)]
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of one epoch in their random order; grouped: pairs of one orientation stay together."""

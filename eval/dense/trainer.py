@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.dense.image_stream import Batches, Images, ImageStream, Loader
+from selfpatch.eval.dense.image_stream import Batches, ImageStream, Loader
 from selfpatch.eval.dense.pyramid import CertifyBackbone
 from selfpatch.eval.dense.recipe import Recipe, RunSettings
 from selfpatch.pretrain import launch, tracking
@@ -173,7 +173,7 @@ def _runner(
     loading = {"num_workers": workers, "persistent_workers": workers > 0}
     batches = Batches(stream, recipe.batch_size, settings.accumulate, iterations)
     newest = folder / "checkpoint.pth"
-    tests = Images(_data_set(plan.test_data))
+    tests = _data_set(plan.test_data)
     synchronised = {"sync_bn": "torch"} if torch.cuda.is_available() and settings.launcher != "none" else {}
     often = min(settings.save_every, math.ceil(iterations / 10))  # a short run, too, should not start anew
     saving = KeepCheckpoints(often, by_epoch=False, advice=DIVERGED)
