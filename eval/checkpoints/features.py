@@ -20,6 +20,7 @@ from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.pixels import IMAGENET, Pixels, PixelSettings, pixels_of
+from selfpatch.eval.datasets.frames import normalised
 from selfpatch.eval.datasets.image_folder import LabelledFolder
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import raise_unless_writable, write_text
@@ -72,8 +73,7 @@ def read_image(path: Path, resize: int, crop: int, pixels: Pixels = IMAGENET) ->
     width, height = resize * width // short, resize * height // short
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
-    values = (np.asarray(image, dtype=np.float32) / 255 - np.float32(pixels.mean)) / np.float32(pixels.std)
-    return values.transpose(2, 0, 1)
+    return normalised(np.asarray(image), pixels.mean, pixels.std)
 
 
 def features_of_folder(
@@ -108,22 +108,16 @@ def global_features(
     raise_unless_writable(path.parent, "--features")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # who wants the same features waits, and finds them
-        known = _finished(path, len(paths))
-        if known is None:
-            _extract(backbone, paths, title, path, settings)
-            write_text(path.with_suffix(".json"), json.dumps(identity, indent=1) + "\n")
+        try:
             known = np.load(path, mmap_mode="r")
-        else:
-            print(f"{title}: {len(paths)} features from {path}", flush=True)
-    return known
-
-
-def _finished(path: Path, images: int) -> np.ndarray | None:
-    try:
-        known = np.load(path, mmap_mode="r")
-        return known if len(known) == images else None
-    except (OSError, ValueError, EOFError):
-        return None  # never made, or damaged: made again
+            if len(known) == len(paths):
+                print(f"{title}: {len(paths)} features from {path}", flush=True)
+                return known
+        except (OSError, ValueError, EOFError):
+            pass  # never made, or damaged: made again
+        _extract(backbone, paths, title, path, settings)
+        write_text(path.with_suffix(".json"), json.dumps(identity, indent=1) + "\n")
+        return np.load(path, mmap_mode="r")
 
 
 def _extract(

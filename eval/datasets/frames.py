@@ -41,9 +41,13 @@ class FramePreparation:
             (height, width), (H, W) = frame.shape[:2], self.size
             raise UserError(f"{path} is {width}x{height}, the first frame {W}x{H}")
         frame = cv2.resize(frame, self.resized[::-1], interpolation=cv2.INTER_LINEAR)
-        pixels = frame.astype(np.float32) / 255
-        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return torch.from_numpy(normalised(frame, self.mean, self.std))
+
+
+def normalised(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """A picture (H, W, 3), uint8, as a network takes it, (3, H, W), float32: less the mean, over the std."""
+    pixels = (picture.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def encoded_frames(

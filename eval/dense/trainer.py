@@ -114,7 +114,8 @@ def train_and_test(plan: Plan, out: Path, settings: RunSettings) -> bool:
         if processes > 1 and not torch.cuda.is_available():
             images = plan.recipe.batch_size // processes
             print(f"warning: no SyncBN on CPU: batch norms see {images} images, not the batch")
-        _note_identity(folder, plan.identity)
+        if is_main_process():  # for whoever looks: the folder's name is a digest of it
+            write_text(folder / "job.json", json.dumps(plan.identity, indent=1, sort_keys=True) + "\n")
         runner = _runner(plan, folder, settings, stream, iterations)
         if _trained_iterations(folder) < iterations:
             runner.train()
@@ -234,17 +235,6 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f"another process is at work in {folder}: wait for it, or stop it") from None
-
-
-def _note_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Write what the folder's weights belong to, or check that it is this job."""
-    note = folder / "job.json"
-    text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
-    if note.exists():
-        if note.read_text(encoding="utf-8") != text:
-            raise UserError(f"{note} belongs to another job: remove {folder}, or choose another --out")
-    elif is_main_process():
-        write_text(note, text)
 
 
 def _trained_iterations(folder: Path) -> int:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from selfpatch.eval.checkpoints.load import LoadedBackbone
+from selfpatch.eval.datasets import frames
 from selfpatch.eval.datasets.ade20k import open_label_maps
 from selfpatch.eval.datasets.davis import open_videos
 from selfpatch.eval.measures import attention as measures
@@ -124,9 +125,8 @@ def read_item(item: Item, settings: Look, backbone: LoadedBackbone) -> tuple[np.
 
 def normalised(pixels: np.ndarray, backbone: LoadedBackbone) -> Tensor:
     """An image (H, W, 3) as the network takes it: (1, 3, H, W), by the mean and std that it was trained with."""
-    values = (pixels.astype(np.float32) / 255 - np.float32(backbone.mean)) / np.float32(backbone.std)
-    device = next(backbone.model.parameters()).device
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None].to(device)
+    images = torch.from_numpy(frames.normalised(pixels, backbone.mean, backbone.std))[None]
+    return images.to(next(backbone.model.parameters()).device)
 
 
 def choose_queries(labels: np.ndarray | None, grid: tuple[int, int], count: int) -> np.ndarray:
