@@ -261,9 +261,8 @@ def _dry_run(
 ) -> None:
     """Print the resolved job and what it costs, from a few steps timed on one process."""
     clock, share = _Clock(), plan.recipe.batch_size // processes
-    timed = (
-        share if torch.cuda.is_available() else min(share, 2 * settings.accumulate)
-    )  # CPU time grows with the images
+    # few images will do on a CPU, whose time grows with them
+    timed = share if torch.cuda.is_available() else min(share, 2 * settings.accumulate)
     with tempfile.TemporaryDirectory() as folder:
         alone = settings.model_copy(update={"launcher": "none"})
         steady = plan.recipe.model_copy(update={"batch_size": timed, "warmup_iters": 0})  # which would not fit

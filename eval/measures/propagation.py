@@ -114,9 +114,8 @@ class LabelPropagation:
         threshold = voters.topk(min(self.topk, voters.shape[1])).values[:, -1:]  # (T, 1)
         patch = place[..., None] + torch.arange(frames, device=place.device) * W  # (T, k + 1, frames)
         weight = self._weights(voters, threshold)
-        labels = F.embedding_bag(
-            patch.flatten(1), maps.reshape(frames * W, -1), per_sample_weights=weight, mode="sum"
-        )  # (T, K)
+        labels = maps.reshape(frames * W, -1)
+        labels = F.embedding_bag(patch.flatten(1), labels, per_sample_weights=weight, mode="sum")  # (T, K)
         return labels, (value[:, -1] >= threshold[:, 0]).logical_and(value[:, -1] > -torch.inf)
 
     def _weights(self, similarity: Tensor, threshold: Tensor) -> Tensor:
