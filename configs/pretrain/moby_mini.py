@@ -14,8 +14,11 @@ model = dict(
     out_dim=128,
     queue=1024,
 )
-views = dict(view1=dict(size=112, scale=(0.2, 0.8)), view2=dict(size=112, scale=(0.2, 0.8)))
+views = dict(
+    view1=dict(size=112, scale=(0.2, 0.8), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0),
+    view2=dict(size=112, scale=(0.2, 0.8), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0),
+)
 data = dict(root="data/imagenet-mini", batch_size=32, workers=2)
-schedule = dict(epochs=100, warmup_epochs=2, lr=7e-4, min_lr=1e-6, lr_batch=32)
+schedule = dict(epochs=100, warmup_epochs=2, lr=1.5e-3, min_lr=1e-6, lr_batch=32)
 precision = "bf16"
 log_interval = 10
