@@ -13,6 +13,7 @@ from selfpatch.pretrain.cli import UserError, run_command
 
 COMMANDS = {  # name: (module with main(argv), what it does)
     "pretrain": ("selfpatch.pretrain.train", "train a vision transformer on a folder of images"),
+    "plan": ("selfpatch.pretrain.plan", "say what a pretraining takes on N GPUs, with its arithmetic"),
     "eval": ("selfpatch.eval.run", "score a checkpoint on one task, and record the result"),
     "all": ("selfpatch.eval.all", "score a checkpoint on every benchmark whose data is there"),
     "convert": ("selfpatch.eval.checkpoints.convert", "write any checkpoint's backbone in another layout"),

@@ -78,13 +78,18 @@ def average_precision(
     Weights are whole numbers. NaN where a weighting leaves no ground truth at all.
     """
     weights = np.ones((1, detections.images)) if weights is None else weights
+    return precision_by_threshold(detections, weights, thresholds).mean(axis=0)
+
+
+def precision_by_threshold(detections: Detections, weights: np.ndarray, thresholds: slice = slice(None)) -> np.ndarray:
+    """As :func:`average_precision`, each of T thresholds by itself: (T, R)."""
     parts = [np.ascontiguousarray(weights[start : start + DRAWS].T) for start in range(0, len(weights), DRAWS)]
-    return np.concatenate([_mean_ap(detections, part, thresholds) for part in parts])
+    return np.concatenate([_mean_ap(detections, part, thresholds) for part in parts], axis=1)
 
 
 def _mean_ap(detections: Detections, weights: np.ndarray, thresholds: slice) -> np.ndarray:
-    """Mean AP of weights (images, R): (R,)."""
-    total, present = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    """Mean AP of weights (images, R): (T, R)."""
+    total, present = np.zeros((THRESHOLDS, weights.shape[1]))[thresholds], np.zeros(weights.shape[1])
     for matches in detections.classes:
         positives = matches.truth @ weights  # (R,): what is to be found
         total += np.where(positives > 0, _class_ap(matches, weights, positives, thresholds), 0)
@@ -93,7 +98,7 @@ def _mean_ap(detections: Detections, weights: np.ndarray, thresholds: slice) -> 
 
 
 def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray, thresholds: slice) -> np.ndarray:
-    """AP of one class, averaged over T thresholds: weights (images, R), positives (R,) -> (R,).
+    """AP of one class at T thresholds: weights (images, R), positives (R,) -> (T, R).
 
     Walks from the lowest score to the highest, for all R draws at once: numpy is fastest along them. So the envelope of
     precision is a running maximum, and precision only rises at a hit.
@@ -109,7 +114,7 @@ def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray,
     recall = np.arange(1, distinct[-1] + 1)[:, None] / np.maximum(distinct, 1)
     reached = np.pad(np.searchsorted(RECALL_POINTS, recall, side="right").astype(float), ((1, 0), (0, 0)))
     place = (hits * len(distinct) + which).astype(int)  # of the hits in ``reached``
-    envelope, total = np.zeros_like(hits), np.zeros(len(positives))
+    envelope, total = np.zeros_like(hits), np.zeros_like(hits)
     is_hit, is_ignored, skips = right.any(axis=1).tolist(), ignored.any(axis=1).tolist(), ignored.any()
     for rank in reversed(range(last)):
         drawn = weights[image[rank]]  # (R,)
@@ -119,14 +124,14 @@ def _class_ap(matches: ClassMatches, weights: np.ndarray, positives: np.ndarray,
             precision = hits[own] / (judged + np.spacing(1))  # the same guard against 0/0 as COCOeval
             risen = np.maximum(envelope[own], precision)
             # The recall points that this hit reaches have at least this precision: they gain what the envelope rises by
-            total += np.einsum("tr,tr->r", reached.take(place[own]), risen - envelope[own])
+            total[own] += reached.take(place[own]) * (risen - envelope[own])
             envelope[own] = risen
             hits[own] -= drawn
             place[own] -= drawn.astype(int) * len(distinct)
         if is_ignored[rank]:
             skipped[ignored[rank]] -= drawn
         seen -= drawn
-    return total / len(RECALL_POINTS) / len(hits)
+    return total / len(RECALL_POINTS)
 
 
 def _as_slice(places: np.ndarray) -> slice | np.ndarray:

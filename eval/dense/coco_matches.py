@@ -19,55 +19,57 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LARGEST = 1e10  # pixels: the end of COCO's range of all areas
 
 
-def match(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], kind: str) -> dict[str, np.ndarray]:
+def match(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], kinds: Sequence[str] = ("bbox", "mask")
+) -> dict[str, np.ndarray]:
     """One row a detection, by category, image and descending score.
 
     Args:
         truth: a COCO annotation file's content, each annotation with ``iscrowd``.
         detections: ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, width, height), ``segmentation`` (RLE).
-        kind: "bbox" or "mask".
+        kinds: of "bbox" and "mask".
 
     Returns:
-        ``<kind>/image``, ``/category``, ``/score`` (N,); ``/matched`` and ``/ignored`` (N, 10): whether it found an
-        instance, and whether it counts neither way.
+        for each kind ``<kind>/image``, ``/category``, ``/score`` (N,); ``/matched`` and ``/ignored`` (N, 10): whether
+        it found an instance, and whether it counts neither way.
     """
-    order, starts = _grouped(truth, detections)
-    matched, ignored = np.zeros((2, len(order), len(THRESHOLDS)), bool)
-    instances = _instances(truth, kind)
-    places = np.r_[starts, len(order)]
-    for begin, end in zip(places[:-1].tolist(), places[1:].tolist()):
-        first = detections[order[begin]]
-        if there := instances.get((first["image_id"], first["category_id"])):
-            shapes, crowd = there
-            found = [detections[i]["bbox" if kind == "bbox" else "segmentation"] for i in order[begin:end]]
-            if kind == "bbox":
-                found = np.array(found, np.float64)
-            iou = rle.iou(found, shapes, crowd)  # (detections, instances)
-            matched[begin:end], ignored[begin:end] = assign(np.asarray(iou), np.array(crowd, bool))
-    if kind == "bbox":  # a box turned inside out is outside the range of all areas
-        area = np.array([detections[i]["bbox"][2] * detections[i]["bbox"][3] for i in order])
-        ignored |= ~matched & ((area < 0) | (area > LARGEST))[:, None]
-    return {
-        f"{kind}/image": np.array([detections[i]["image_id"] for i in order], np.int64),
-        f"{kind}/category": np.array([detections[i]["category_id"] for i in order], np.int64),
-        f"{kind}/score": np.array([detections[i]["score"] for i in order], np.float64),
-        f"{kind}/matched": matched,
-        f"{kind}/ignored": ignored,
-    }
+    order, starts, columns = _grouped(truth, detections)
+    keys = list(zip(columns["image"][starts].tolist(), columns["category"][starts].tolist()))
+    ends = [*starts[1:].tolist(), len(order)]
+    found = {f"{kind}/{name}": column for kind in kinds for name, column in columns.items()}
+    for kind in kinds:
+        matched, ignored = np.zeros((2, len(order), len(THRESHOLDS)), bool)
+        instances = _instances(truth, kind)
+        shapes = [detections[i]["bbox" if kind == "bbox" else "segmentation"] for i in order.tolist()]
+        if kind == "bbox":
+            shapes = np.array(shapes, np.float64).reshape(-1, 4)
+        for key, begin, end in zip(keys, starts.tolist(), ends):
+            if there := instances.get(key):
+                iou = rle.iou(shapes[begin:end], *there)  # (detections, instances)
+                matched[begin:end], ignored[begin:end] = assign(np.asarray(iou), np.array(there[1], bool))
+        if kind == "bbox":  # a box turned inside out is outside the range of all areas
+            area = shapes[:, 2] * shapes[:, 3]
+            ignored |= ~matched & ((area < 0) | (area > LARGEST))[:, None]
+        found |= {f"{kind}/matched": matched, f"{kind}/ignored": ignored}
+    return found
 
 
-def _grouped(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """The detections that count, grouped by category and image, the best first; and where each group starts."""
+def _grouped(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The detections that count by category, image and descending score; where each group starts; their columns."""
     places = {category["id"]: place for place, category in enumerate(truth["categories"])}
     image = np.array([d["image_id"] for d in detections], np.int64)
-    category = np.array([places[d["category_id"]] for d in detections], np.int64)
+    category = np.array([d["category_id"] for d in detections], np.int64)
     score = np.array([d["score"] for d in detections], np.float64)
-    order = np.lexsort((-score, image, category))  # stable: equal scores stay in their order
-    image, category = image[order], category[order]
+    place = np.array([places[c] for c in category.tolist()], np.int64)
+    order = np.lexsort((-score, image, place))  # stable: equal scores stay in their order
+    image, category, score = image[order], category[order], score[order]
     starts = np.flatnonzero(np.r_[True, (np.diff(image) != 0) | (np.diff(category) != 0)][: len(order)])
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     kept = rank < MOST
-    return order[kept], np.flatnonzero(rank[kept] == 0)
+    columns = {"image": image[kept], "category": category[kept], "score": score[kept]}
+    return order[kept], np.flatnonzero(rank[kept] == 0), columns
 
 
 def _instances(truth: Mapping[str, Any], kind: str) -> dict[tuple[int, int], tuple[list, list[int]]]:

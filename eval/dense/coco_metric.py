@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from selfpatch.eval.datasets.coco_sense import as_rle
-from selfpatch.eval.dense.coco_matches import match
+from selfpatch.eval.dense.coco_matches import MOST, match
 from selfpatch.pretrain.cli import UserError
-from selfpatch.reports.metrics import DETECTION
+from selfpatch.reports.detections import Detections, precision_by_threshold
 from selfpatch.reports.record import Evaluation
 
 KINDS = {"bbox": "bbox", "mask": "segm"}  # our name: the scorers'
@@ -80,9 +80,9 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     annotations = [{"iscrowd": 0, **annotation, "id": i} for i, annotation in enumerate(truth["annotations"], 1)]
     for annotation in annotations:
+        annotation["segmentation"] = as_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
         if "area" not in annotation:
-            mask = as_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
-            annotation["area"] = float(rle.area(mask))
+            annotation["area"] = float(rle.area(annotation["segmentation"]))
     truth = {**truth, "annotations": annotations}
     units = {
         "images": np.array(sorted(image["id"] for image in truth["images"])),
@@ -95,28 +95,30 @@ def score(truth: dict[str, Any], detections: Sequence[dict[str, Any]], exhaustiv
         scores.notes.append("nothing to find: the annotation file holds crowds alone")
     elif not detections:
         scores.notes.append("no detection at all: every AP is 0; the training has not come to anything")
+    units |= match(truth, detections)
+    ones = np.ones((1, len(units["images"])))
     for kind in KINDS:
-        units |= match(truth, detections, kind)
-        found = _as_results(detections, kind)
+        found = _as_results(detections, kind, "rle")  # given as such, faster-coco-eval doesn't pack masks once more
         metrics = _summary(_run(faster.COCO, faster.COCOeval_faster, truth, found, kind), truth, kind)
-        rebuilt = {name: DETECTION.metric(name) for name in DETECTION.metrics if name.startswith(kind)}
-        weights = np.ones((1, len(units["images"])))
-        checks = {name: float(metric(units, weights)[0]) for name, metric in rebuilt.items()}
+        rebuilt = 100 * precision_by_threshold(Detections.from_units(units, kind), ones)[:, 0]
+        checks = {f"{kind} AP": rebuilt.mean(), f"{kind} AP50": rebuilt[0], f"{kind} AP75": rebuilt[5]}
         _raise_unless_equal(metrics, checks, "the matches that are kept")
         if exhaustive:
+            found = _as_results(detections, kind, "segmentation")
             checks = _summary(_run(COCO, COCOeval, truth, found, kind), truth, kind)
             _raise_unless_equal(metrics, checks, "pycocotools")
         scores.metrics.update(metrics)
     return scores
 
 
-def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Annotations of a result file for one kind; a mask's size is that of the mask, not of its box."""
-    key = "bbox" if kind == "bbox" else "segmentation"
+def _as_results(detections: Sequence[dict[str, Any]], kind: str, mask: str) -> list[dict[str, Any]]:
+    """Annotations of a result file for one kind, masks under the key ``mask``; the area is that of mask or box."""
     if kind == "bbox":
-        areas = [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
+        key, shapes = "bbox", [detection["bbox"] for detection in detections]
+        areas = [width * height for _, _, width, height in shapes]
     else:
-        areas = [float(rle.area(detection["segmentation"])) for detection in detections]
+        key, shapes = mask, [detection["segmentation"] for detection in detections]
+        areas = [float(rle.area(shape)) for shape in shapes]
     return [
         {
             "id": i,
@@ -125,9 +127,9 @@ def _as_results(detections: Sequence[dict[str, Any]], kind: str) -> list[dict[st
             "score": detection["score"],
             "iscrowd": 0,
             "area": area,
-            key: detection[key],
+            key: shape,
         }
-        for i, (detection, area) in enumerate(zip(detections, areas), 1)
+        for i, (detection, area, shape) in enumerate(zip(detections, areas, shapes), 1)
     ]
 
 
@@ -143,6 +145,7 @@ def _run(index: type, scorer: type, truth: dict[str, Any], found: list[dict], ki
         run = scorer(*sides, KINDS[kind])
         run.params.imgIds = sorted(image["id"] for image in truth["images"])
         run.params.catIds = [category["id"] for category in truth["categories"]]
+        run.params.maxDets = [MOST]
         run.evaluate()
         run.accumulate()
     return run
@@ -150,7 +153,7 @@ def _run(index: type, scorer: type, truth: dict[str, Any], found: list[dict], ki
 
 def _summary(run: Any, truth: dict[str, Any], kind: str) -> dict[str, float]:
     """The figures of a scorer in per cent; -1 in its tables stands for "nothing to find"."""
-    precision = run.eval["precision"][..., -1]  # (thresholds, recalls, classes, areas), at 100 detections an image
+    precision = run.eval["precision"][..., -1]  # (thresholds, recalls, classes, areas)
     parts = {
         f"{kind} AP": precision[..., 0],
         f"{kind} AP50": precision[0, ..., 0],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from selfpatch.pretrain.checkpoint import load_file
 from selfpatch.pretrain.cli import UserError, run_command
 from selfpatch.pretrain.config import load_config
-from selfpatch.pretrain.train import build_method, check_run, main
+from selfpatch.pretrain.train import build_method, check_run, main, train
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -229,6 +231,17 @@ def test_a_mistake_on_the_command_line_costs_one_line(photos, tmp_path, monkeypa
     assert line.startswith("error: ")
     assert told in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_folder_makes_odd_is_told_before_training(photos, tiny, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "._00.png").write_bytes(b"what another system left")
+    monkeypatch.setattr("selfpatch.pretrain.train.build_loader", lambda *_: sys.exit("far enough"))
+    with pytest.raises(SystemExit, match="far enough"):
+        train(load_config("dino_toy", {**tiny, "data.root": str(folder)}), tmp_path / "run")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert "1 hidden" in line
 
 
 def test_a_work_dir_that_cannot_be_written_to_is_named(photos, tiny, tmp_path, monkeypatch):

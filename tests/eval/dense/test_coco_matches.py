@@ -74,7 +74,7 @@ def reference(truth: dict, detections: list[dict], kind: str) -> dict[str, np.nd
 @pytest.mark.parametrize("seed", range(6))
 def test_matches_are_those_of_pycocotools(seed, kind):
     truth, detections = scene(seed)
-    found, expected = match(truth, detections, kind), reference(truth, detections, kind)
+    found, expected = match(truth, detections, [kind]), reference(truth, detections, kind)
     rows = 0
     for (category, image), (scores, matched, ignored) in expected.items():
         own = (found[f"{kind}/category"] == category) & (found[f"{kind}/image"] == image)
@@ -89,4 +89,4 @@ def test_matches_are_those_of_pycocotools(seed, kind):
 
 def test_no_detection_has_no_match():
     truth, _ = scene(0)
-    assert match(truth, [], "mask")["mask/matched"].shape == (0, 10)
+    assert match(truth, [])["mask/matched"].shape == (0, 10)

@@ -407,6 +407,25 @@ def test_views_of_one_scale_give_what_one_view_gives(trained, checkpoints, data,
     assert torch.equal(single.pred_sem_seg.data, double.pred_sem_seg.data)
 
 
+def test_training_goes_on_past_a_picture_that_cannot_be_read_only_if_told_to(
+    checkpoints, data, short, tmp_path, monkeypatch, capsys
+):
+    spoiled = tmp_path / "set"
+    shutil.copytree(data, spoiled)
+    broken = spoiled / "images/training/2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    monkeypatch.setattr(
+        "selfpatch.eval.datasets.ade20k.sample", lambda pairs, thorough: pairs[:2]
+    )  # it is no part of it
+    with pytest.raises(UserError, match=r"images/training/2\.png"):
+        run.main(command(checkpoints["vit"], spoiled, short, tmp_path))
+    run.main(command(checkpoints["vit"], spoiled, short, tmp_path, "--skip-unreadable"))
+    assert f"warning: skipped: {broken}" in capsys.readouterr().out
+    (record,) = records_of(tmp_path).values()
+    assert record["protocol"]["name"] == "short@2+skip_unreadable"
+    assert record["metrics"]["mIoU"] >= 0
+
+
 def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data, short, tmp_path):
     argv = command(checkpoints["vit"], data, short, tmp_path)
     process = started(argv)

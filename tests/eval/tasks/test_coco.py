@@ -564,6 +564,23 @@ def test_a_recorded_result_is_shown_not_computed(trained, checkpoints, data, sho
     assert time.perf_counter() - before < 20
 
 
+def test_training_goes_on_past_a_photograph_that_cannot_be_read_only_if_told_to(
+    checkpoints, data, short, tmp_path, monkeypatch, capsys
+):
+    spoiled = tmp_path / "set"
+    shutil.copytree(data, spoiled)
+    broken = sorted((spoiled / "train2017").iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    monkeypatch.setattr(
+        "selfpatch.eval.datasets.coco.sample", lambda items, thorough, most: items[:2]
+    )  # it is no part of it
+    with pytest.raises(UserError, match=broken.name):
+        run.main(command(checkpoints["vit"], spoiled, short, tmp_path))
+    run.main(command(checkpoints["vit"], spoiled, short, tmp_path, "--skip-unreadable"))
+    assert f"warning: skipped: {broken}" in capsys.readouterr().out
+    assert record_of(tmp_path)["protocol"]["name"] == "short@2+skip_unreadable"
+
+
 def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data, short, tmp_path):
     argv = command(checkpoints["vit"], data, short, tmp_path)
     process = started(argv)
