@@ -16,10 +16,15 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "reference"
 PHOTOS = Path(os.environ.get("SELFPATCH_DATA", ROOT.parent / "shared" / "data")) / "imagenet-mini"
-PUBLISHED = os.environ.get("SELFPATCH_PUBLISHED")  # a checkout of DINO's code, by --published
-
 
 sys.path.append(str(REFERENCE))  # whose modules are no package
+
+
+def published(name: str):
+    """A function of :mod:`bench_published`, whose stand-ins only its own process gets to see."""
+    import bench_published
+
+    return getattr(bench_published, name)
 
 
 def timed(step, warmup: int, times: int) -> float:
@@ -44,16 +49,18 @@ def pretraining_case():
     return SelfPatchPretraining(backbone).train(), crops
 
 
-def pretrain(plain: bool, precision: str = "fp32") -> tuple[float, list[float]]:
-    """A step of DINO+SelfPatch as :func:`pretraining_case` describes it."""
+def pretrain(side: str, precision: str = "fp32") -> tuple[float, list[float]]:
+    """A step of DINO+SelfPatch as :func:`pretraining_case` describes it; the published one draws its own weights."""
     from selfpatch.pretrain.optim import PretrainOptimWrapper, parameter_groups
     from selfpatch.pretrain.schedules import Step
 
     method, crops = pretraining_case()
+    if side == "published":
+        return published("step")(precision, crops, timed), []
     step = Step(lr=5e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04)
     adamw = {"lr": step.lr, "weight_decay": step.weight_decay}
     losses: list[float] = []
-    if plain:
+    if side == "plain":
         from selfpatch_plain import plain_step
 
         optimizer = torch.optim.AdamW(parameter_groups(method), **adamw, foreach=False)
@@ -158,7 +165,7 @@ def propagation(plain: bool) -> tuple[float, list[float]]:
     return seconds, maps[-1].argmax(-1).flatten().tolist()
 
 
-def jf(plain: bool) -> tuple[float, list[float]]:
+def jf(side: str) -> tuple[float, list[float]]:
     """J and F of one frame of 480x854 pixels with three objects that move and deform."""
     masks = np.zeros((2, 12, 480, 854), np.uint8)
     y, x = np.mgrid[:480, :854]
@@ -168,9 +175,10 @@ def jf(plain: bool) -> tuple[float, list[float]]:
                 angle = np.arctan2(y - 140 - 60 * number, x - 200 * number - 4 * t - offset)
                 radius = np.hypot(y - 140 - 60 * number, x - 200 * number - 4 * t - offset)
                 mask[radius < 60 + 10 * number + 12 * np.sin(5 * angle + 0.3 * t)] = number
-    if plain:
+    if side == "published":
+        score = published("score_sequence")
+    elif side == "plain":
         from jf_plain import score_sequence as score
-
     else:
         from selfpatch.eval.measures.jf import score_sequence as score
     J, F = score(*masks)
@@ -187,14 +195,15 @@ def photos() -> list[Path]:
     return [path] * 60
 
 
-def augmentation(plain: bool) -> tuple[float, list[float]]:
+def augmentation(side: str) -> tuple[float, list[float]]:
     """The ten crops of an image file, on one core: processor time, since nothing waits."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     paths = photos()
-    if plain:
+    if side == "published":
+        return published("augmentation")(paths), []
+    if side == "plain":
         from augment_plain import ten_crops as crops
-
     else:
         from selfpatch.pretrain.augment import MultiCrop
 
@@ -213,7 +222,7 @@ def augmentation(plain: bool) -> tuple[float, list[float]]:
     return (time.process_time() - start) / len(paths), []
 
 
-def made_up_video(folder: Path, frames: int = 6) -> None:
+def made_up_video(folder: Path, frames: int = 24) -> None:
     """A scene that moves, 480x854, as a DAVIS tree with one sequence of two objects."""
     rng = np.random.default_rng(0)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (520, 900, 3), dtype=np.uint8), (0, 0), 6)
@@ -245,7 +254,7 @@ def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tens
 
 
 def video(side: str, precision: str = "float32") -> tuple[float, list[int]]:
-    """A frame of a video from its file to the file of its mask: 480p, ViT-S/16, two objects, six frames."""
+    """A frame of a video from its file to the file of its mask: 480p, ViT-S/16, two objects, 24 frames."""
     from selfpatch.eval.datasets.davis import open_videos
     from selfpatch.eval.tasks import davis
 
@@ -254,7 +263,7 @@ def video(side: str, precision: str = "float32") -> tuple[float, list[int]]:
     (clip,) = open_videos(tree).videos
     start = time.perf_counter()
     if side == "published":
-        published_video(model, tree, out)
+        published("video")(model, tree, out)
         out = out / "made-up"
     elif side == "plain":
         torch.nn.functional.scaled_dot_product_attention = written_out
@@ -284,27 +293,3 @@ def plain_video(model: torch.nn.Module, clip, out: Path) -> None:
         maps = module.propagate_video(frames, one_hot(torch.from_numpy(first)))
         for mask, soft_map in zip(clip.masks, maps):
             write_mask(out / mask.name, module.hard_labels(soft_map, preparation.resized).numpy(), given.shape)
-
-
-def published_video(model: torch.nn.Module, tree: Path, out: Path) -> None:
-    """DINO's own script from the user's checkout, on the CPU; what it imports and does not need is left out."""
-    import argparse
-    import types
-
-    sys.modules["torchvision"] = torchvision = types.ModuleType("torchvision")
-    sys.modules["torchvision.transforms"] = torchvision.transforms = types.ModuleType("transforms")
-    sys.path.insert(0, PUBLISHED)
-    torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
-    import eval_video_segmentation as script
-    import vision_transformer
-
-    network = vision_transformer.vit_small(patch_size=16, num_classes=0).eval()
-    network.load_state_dict(model.state_dict())
-    args = argparse.Namespace(output_dir=str(out), n_last_frames=7, size_mask_neighborhood=12, topk=5, patch_size=16)
-    script.args = args
-    frames = script.read_frame_list(str(tree / "JPEGImages/480p/made-up"))
-    first, given = script.read_seg(str(tree / "Annotations/480p/made-up/00000.png"), 16)
-    palette = np.zeros((256, 3), np.uint8)
-    palette[:, 0] = np.arange(256)
-    with torch.no_grad():
-        script.eval_video_tracking_davis(args, network, frames, frames[0].rsplit("/", 1)[0], first, given, palette)
