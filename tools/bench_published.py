@@ -1,8 +1,8 @@
 """The published code's sides of tools/bench.py, from checkouts that the user names; nothing of them is kept.
 
 SelfPatch's main_selfpatch.py gives a training step and the augmentation, DINO's eval_video_segmentation.py a video,
-and the davis2017-evaluation J and F. What they import and these parts don't use is stood in for; ``.cuda()`` does
-nothing.
+and the davis2017-evaluation J and F. What they import and these parts don't use is stood in for, and what they send to
+a GPU stays where it is.
 """
 
 from __future__ import annotations
