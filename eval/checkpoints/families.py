@@ -149,9 +149,7 @@ FAMILIES = (
         positions="antialiased",
     ),
     # Bare backbones.
-    Family(
-        "ibot-backbone", "iBOT", (VIT_SIGN, "masked_embed"), backbone_left_out=("masked_embed",), fixed=WITH_CLS
-    ),
+    Family("ibot-backbone", "iBOT", (VIT_SIGN, "masked_embed"), backbone_left_out=("masked_embed",), fixed=WITH_CLS),
     Family("selfpatch-backbone", "DINO+SelfPatch", (VIT_SIGN,), cls=False, networks=TEACHER, fixed=WITHOUT_CLS),
     Family("vit-plain", "ViT", (VIT_SIGN,), fixed=WITH_CLS),  # DINO's, iBOT's, DeiT's, ... which nothing tells apart
 )  # fmt: skip

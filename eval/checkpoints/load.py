@@ -260,10 +260,7 @@ def _raise_unless_covered(path: Path, found: FoundBackbone, model: nn.Module) ->
 
 
 def _raise_unless_as_stated(path: Path, arch: Mapping[str, Any], stated: Mapping[str, Any], teller: str) -> None:
-    wrong = [
-        f"{key} {stated[key]} but the tensors {arch[key]}" for key in arch if key in stated and stated[key] != arch[key]
-    ]
-    if wrong:
+    if wrong := [f"{k} {stated[k]} but the tensors {own}" for k, own in arch.items() if stated.get(k, own) != own]:
         raise UserError(f"{path}: {teller} {'; '.join(wrong)}")
 
 

@@ -61,9 +61,8 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
         prefix = prefix.rstrip(".") + "."
         inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not inside:
-            raise UserError(
-                f"{path} has no tensor under --prefix {prefix}; {_places(tensors) or listed(sorted(tensors), 3)}"
-            )
+            others = _places(tensors) or listed(sorted(tensors), 3)
+            raise UserError(f"{path} has no tensor under --prefix {prefix}; {others}")
         left_out.update({"all outside --prefix": len(tensors) - len(inside)} if len(inside) < len(tensors) else {})
         tensors = {name.removeprefix(prefix): tensor for name, tensor in inside.items()}
     foreign = None if any(map(PATCH_EMBEDDINGS.search, tensors)) else foreign_network(tensors)
@@ -83,9 +82,8 @@ def read_backbone(path: Path, content: Any, which: str | None = None, prefix: st
     if unexplained:
         foreign, places = foreign_network(tensors), _places(unexplained)
         hint = f": {foreign}" if foreign else f"; {places}" if places else ""
-        raise UserError(
-            f"{path} ({family.name} layout) holds what it cannot explain: {listed(sorted(unexplained))}{hint}"
-        )
+        names = listed(sorted(unexplained))
+        raise UserError(f"{path} ({family.name} layout) holds what it cannot explain: {names}{hint}")
     assemble(parts)
     return FoundBackbone(family, which, (prefix or "") + inner, parts, left_out, meta)
 

@@ -74,9 +74,8 @@ class Recipe(Settings):
         """How many steps the run has on so many training images; UserError: the warm-up would be longer."""
         count = self.iters or math.ceil(self.epochs * images / self.batch_size)
         if self.warmup_iters >= count:
-            raise UserError(
-                f"a warm-up of {self.warmup_iters} iterations does not fit into a run of {count}: lower --warmup-iters"
-            )
+            fault = f"a warm-up of {self.warmup_iters} iterations does not fit into a run of {count}"
+            raise UserError(f"{fault}: lower --warmup-iters")
         return count
 
     def schedulers(self, iterations: int) -> list[dict[str, Any]]:

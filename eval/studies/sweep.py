@@ -170,9 +170,8 @@ def run_logged(words: Sequence[str], log: Path, locks: Sequence[int], say: Calla
             file.seek(start)
             return file.read().decode(errors="replace")
 
-        with subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=locks
-        ) as process:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(words, **streams, env=environment, pass_fds=locks) as process:
             while process.returncode is None:
                 try:
                     process.wait(timeout=LINE_EVERY)
@@ -213,9 +212,7 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[int]:
 def write_sweep(place: Place, grid: Grid) -> dict[str, dict]:
     """Write ``sweep.json``, as the reports read it, from what is known of each cell; returns the states by name."""
     states = {cell.name: state_of(place, cell) for cell in grid.cells}
-    cells = [
-        {"name": cell.name, "settings": cell.settings, "seed": cell.seed, **states[cell.name]} for cell in grid.cells
-    ]
+    cells = [{"name": c.name, "settings": c.settings, "seed": c.seed, **states[c.name]} for c in grid.cells]
     content = {"name": grid.name, "axes": grid.axes, "cells": cells}
     write_text(place.folder / "sweep.json", json.dumps(content, indent=1) + "\n")
     return states

@@ -71,9 +71,8 @@ def open(settings: Settings) -> LabelledFolder:
     """The folder of labelled images; raises UserError if it has no classes or too few images."""
     folder = open_folder(settings.data)
     if settings.k > len(folder.train):
-        raise UserError(
-            f"--k {settings.k}: {settings.data} has {len(folder.train)} images to learn from; choose 1 to that many"
-        )
+        images = f"{settings.data} has {len(folder.train)} images to learn from"
+        raise UserError(f"--k {settings.k}: {images}; choose 1 to that many")
     return folder
 
 
