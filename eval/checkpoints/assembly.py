@@ -174,11 +174,7 @@ def _distillation_token(parts: Parts) -> None:
 
 
 def _cls_row(parts: Parts) -> None:
-    """Give [CLS] a row of zeros in the table where timm and DeiT III have none: the same network.
-
-    Raises:
-        UserError: the table has a row too many, or none for [CLS] where there are neither registers nor LayerScale.
-    """
+    """Give [CLS] a row of zeros in the table where timm and DeiT III have none: the same network."""
     table, registers = parts.state.get("pos_embed"), parts.names.get("register_tokens", "").endswith("reg_token")
     if parts.family.name != "vit-timm" or "cls_token" not in parts.state or table is None or table.ndim != 3:
         return

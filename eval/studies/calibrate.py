@@ -193,11 +193,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> list[Instrument]:
-    """The instruments that are asked for, or all whose data is there; each is checked before anything runs.
-
-    Raises:
-        UserError: one is unknown, or its data cannot be used; there is no data at all.
-    """
+    """The instruments that are asked for, or all whose data is there; each is checked before anything runs."""
     known = {instrument.name: instrument for instrument in instruments(args.size)}
     if args.protocols:
         if unknown := [name for name in args.protocols.split(",") if name not in known]:
