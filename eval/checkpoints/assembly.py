@@ -29,7 +29,7 @@ class Parts:
     names: dict[str, str]  # name -> the file's name
     notes: list[str] = field(default_factory=list)  # what was done, for the certificate
     origins: list[str] = field(default_factory=list)  # the file's names of all these tensors, before any were joined
-    aliases: dict[str, str] = field(default_factory=dict)  # the end of a name -> what it was before :meth:`call`
+    aliases: dict[str, str] = field(default_factory=dict)  # the end of a name -> what it was before Parts.call
 
     def file_name(self, name: str) -> str:
         """What the file calls, or would call, one of our tensors."""

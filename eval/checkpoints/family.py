@@ -38,21 +38,18 @@ class Family:
     """One family's layout."""
 
     name: str  # what a record calls the layout
-    # the display name of what was pretrained, where no metadata says it; a word of :data:`NEUTRAL` where a file
-    # of this layout does not tell
+    # the display name of what was pretrained, where no metadata says it; of NEUTRAL where the layout does not tell
     method: str
-    # patterns that must each match a tensor's name, a top-level entry of the file or ``meta.<key>``; ``a|b`` asks
-    # for either
+    # patterns that must each match a tensor's name, a top-level entry or meta.<key>; a|b asks for either
     signs: tuple[str, ...]
     absent: tuple[str, ...] = ()  # patterns that must match none
-    # whether most signs of [CLS] (:func:`~selfpatch.eval.checkpoints.signs.has_cls`) must (True) or must not be
-    # there
+    # whether most signs of [CLS] (signs.has_cls) must (True) or must not be there
     cls: bool | None = None
     # network -> prefix of its backbone; downstream tasks take the first by default
     networks: Mapping[str, str] = field(default_factory=lambda: {"backbone": ""})
     left_out: tuple[str, ...] = ()  # names beside the networks that belong to no backbone
     backbone_left_out: tuple[str, ...] = ()  # names within a backbone that ours has no use for
-    # pairs of templates, the family's name of a backbone tensor and ours (:func:`translate`)
+    # pairs of templates, the family's name of a backbone tensor and ours (translate)
     names: tuple[tuple[str, str], ...] = ()
     mmdet: bool = False  # whether merges of patches are in mmdet's order, under mmdet's names
     # what every member has of the ViT's options; the rest is read off the tensors
@@ -60,8 +57,7 @@ class Family:
     heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)  # (width, depth) -> heads
     tap_norm: bool = False  # whether its authors give dense heads each block's tokens after the final norm
     eps: float = 1e-6  # of the LayerNorms, where no configuration says it
-    # how its own code resizes the table of position embeddings: ``"dino"``, ``"bicubic"`` or ``"antialiased"``
-    # (:class:`~selfpatch.pretrain.vit.VisionTransformer`)
+    # how its own code resizes the table of position embeddings: "dino", "bicubic" or "antialiased"
     positions: str = "dino"
     computes_periods: bool = False  # whether it computes the periods of rotary positions and stores none
 

@@ -48,7 +48,7 @@ class Facts:
     mean: tuple[float, ...] | None = None  # of the pixels, from 0 to 1, red first
     std: tuple[float, ...] | None = None
     rope_theta: float | None = None  # the base of the rotary position embeddings' periods
-    # further figures that the tensors must agree with, under the names of the model's ``arch``
+    # further figures that the tensors must agree with, under the names of the model's arch
     stated: Mapping[str, Any] = field(default_factory=dict)
 
 

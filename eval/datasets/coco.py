@@ -41,7 +41,7 @@ CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')
 class Instances:
     """The annotation files and photographs that are trained and tested on."""
 
-    root: Path  # the folder with ``annotations/``
+    root: Path  # the folder with annotations/
     # "train" and "val" → annotation file, and the folder that its file names start from
     paths: dict[str, tuple[Path, Path]]
     truth: dict[str, Any]  # the content of val's file

@@ -52,7 +52,7 @@ class Plan:
     name: str  # a word for its folder
     scope: str  # the library whose registries are searched, "mmdet" or "mmseg"
     model: dict[str, Any]  # its config, complete
-    train_data: dict[str, Any]  # config of the training set, in ``scope``
+    train_data: dict[str, Any]  # config of the training set, in scope
     test_data: dict[str, Any]  # config of the test set
     metric: BaseMetric  # what measures; it keeps what the task wants to know, on the first process
     recipe: Recipe  # how it is trained
