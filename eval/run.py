@@ -131,7 +131,8 @@ def run(
     if result is None:
         return None
     seconds = time.perf_counter() - clock + result.earlier_seconds
-    record = _record(task, dataset, protocol, backbone, result, method, started, seconds).write(records, result.units)
+    record = _record(task, dataset, protocol, backbone, result, method, started, seconds)
+    record = record.write(records, result.units, result.predictions)
     show(record)
     return record
 

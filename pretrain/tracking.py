@@ -12,6 +12,7 @@ from selfpatch.pretrain.cli import UserError
 
 Tracker = Literal["tensorboard", "mlflow", "wandb", "aim", "clearml"]
 TRACKERS: tuple[str, ...] = get_args(Tracker)
+QUIET = ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
 def backends(tracker: str, work_dir: Path) -> list[dict[str, Any]]:
@@ -21,6 +22,8 @@ def backends(tracker: str, work_dir: Path) -> list[dict[str, Any]]:
         UserError: the tracker's package is not installed.
     """
     check(tracker)
+    for name in QUIET:  # trackers that would report their use to their makers
+        os.environ.setdefault(name, "true")
     found = [{"type": "TensorboardVisBackend"}]
     curves: dict[str, Any] = {"artifact_suffix": ()}  # alone: no copy of the run's files, its store among them
     folder, name = Path(work_dir).resolve(), Path(work_dir).name
@@ -29,6 +32,7 @@ def backends(tracker: str, work_dir: Path) -> list[dict[str, Any]]:
         store = {"save_dir": str(folder / "mlruns"), "exp_name": name, **curves}
         found.append({"type": "MLflowVisBackend", **store})
     elif tracker == "wandb":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         options = {"mode": "offline", "project": "selfpatch", "name": name, "dir": str(folder)}
         found.append({"type": "WandbVisBackend", "init_kwargs": options})
     elif tracker == "aim":

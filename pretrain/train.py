@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader
 
@@ -23,8 +24,10 @@ from selfpatch.pretrain.files import raise_unless_writable
 from selfpatch.pretrain.launch import check_gpus, run_processes, start_distributed
 from selfpatch.pretrain.method import Method
 from selfpatch.pretrain.optim import optimiser_of
+from selfpatch.pretrain.probes import Probe
 from selfpatch.pretrain.resume import UNTRAINED, check_resume, check_untrained, read_meta
 from selfpatch.pretrain.runner import ENVIRONMENT, KeepCheckpoints, ReadLosses, SafeRunner
+from selfpatch.pretrain.schedules import Schedule
 
 INTERRUPTED = "the same command with --resume goes on from the last checkpoint"
 DEFAULT_CONFIG = "selfpatch_vit-s16_8xb128-200e_in1k"
@@ -154,8 +157,24 @@ def runner_config(config: Config, work_dir: Path) -> Config:
     return Config({**{key: value for key, value in config.items() if key != "compile"}, "work_dir": str(work_dir)})
 
 
+def step_hooks(config: Config, loader: DataLoader, schedule: Schedule) -> list[Hook]:
+    """What happens around every step of a run."""
+    return [
+        hooks.CountUnreadable(loader.dataset),
+        hooks.SetStep(schedule),
+        hooks.LogStep(),
+        hooks.WatchTargets(config.log_interval, schedule.warmup),
+        hooks.GoOnWithinEpoch(),
+    ]
+
+
 def train(
-    config: Config, work_dir: Path, resume: bool = False, launcher: str = "none", log_to: str = "tensorboard"
+    config: Config,
+    work_dir: Path,
+    resume: bool = False,
+    launcher: str = "none",
+    log_to: str = "tensorboard",
+    probe: Probe | None = None,
 ) -> Path:
     """Train by ``config`` and return the path of the last checkpoint.
 
@@ -165,6 +184,7 @@ def train(
         resume: go on from ``work_dir/checkpoint.pth``, if there is one.
         launcher: "none", "pytorch" (torchrun) or "slurm".
         log_to: one of :data:`~selfpatch.pretrain.tracking.TRACKERS`.
+        probe: what else to log of the network every few epochs.
 
     Raises:
         UserError: the data, the config or the checkpoint to go on from cannot be used; the loss is not finite.
@@ -195,14 +215,7 @@ def train(
             "checkpoint": None,
             "param_scheduler": None,
         },
-        custom_hooks=[
-            hooks.CountUnreadable(loader.dataset),
-            hooks.SetStep(schedule),
-            hooks.LogStep(),
-            hooks.WatchTargets(config.log_interval, schedule.warmup),
-            hooks.GoOnWithinEpoch(),
-            *checkpoint_hooks(config, meta),
-        ],
+        custom_hooks=[*step_hooks(config, loader, schedule), *filter(None, [probe]), *checkpoint_hooks(config, meta)],
         visualizer={"type": "Visualizer", "vis_backends": tracking.backends(log_to, work_dir)},
         randomness={"seed": config.seed},
         load_from=str(newest) if newest.exists() else None,
@@ -229,10 +242,14 @@ def main(argv: Sequence[str]) -> None:
     add("--gpus", type=int, default=1, help="processes on this machine, one a GPU")
     add("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes")
     add("--log-to", choices=tracking.TRACKERS, default="tensorboard", help="where curves go, all of it in the work dir")
+    add("--probe", type=Path, metavar="DIR", help="images, in folders of classes: k-NN and RankMe of them are logged")
+    add("--probe-every", type=int, default=10, metavar="N", help="epochs between these figures (10; the last always)")
     args = parser.parse_args(argv)
 
     tracking.check(args.log_to)
     config = load_config(args.config, args.cfg_options)
+    sides = [view.size for name, view in config.views.items() if not is_local(name)]
+    probe = Probe(args.probe, args.probe_every, max(sides)) if args.probe else None
     if args.data:
         config.data.root = args.data
     work_dir = Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
@@ -247,7 +264,7 @@ def main(argv: Sequence[str]) -> None:
             build_method(config)
         run_processes(args.gpus, "selfpatch.pretrain.train", argv)
         return
-    checkpoint = train(config, work_dir, args.resume, args.launcher, args.log_to)
+    checkpoint = train(config, work_dir, args.resume, args.launcher, args.log_to, probe)
     if is_main_process():
         print(f"checkpoint: {checkpoint}\nnext: tools/eval_davis.sh {checkpoint}")
 

@@ -1,9 +1,9 @@
 """Reports: records become tables, plots and one HTML page. Knows nothing of torch.
 
-from selfpatch.reports import compare, load
+from selfpatch.reports import compare, load, style
 
 load("work_dirs/records")  # a row per record and metric
-compare("work_dirs/records", baseline="DINO")  # a row per method and main metric: difference, interval, verdict
+style(compare("work_dirs/records", baseline="DINO"))  # a row per method and main metric: difference, interval, verdict
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
 
 def load(records: str | Path = "work_dirs/records") -> "pd.DataFrame":
@@ -49,3 +50,10 @@ def compare(
     for table in tables:
         table.differences, _ = compare_pairs(pairs(table), resamples, seed)
     return bootstrap_frame(tables)
+
+
+def style(compared: "pd.DataFrame") -> "Styler":
+    """What :func:`compare` gives, as a notebook shows it: signs, rounded figures, verdicts in colour."""
+    from selfpatch.reports.exports import styled
+
+    return styled(compared)

@@ -261,10 +261,12 @@ def statistic(record: Record, metric: str, per_object: bool = False) -> Statisti
     return Statistic(measure.unit, len(names), layout, value, measure.resamples, tuple(map(str, names)))
 
 
-def unit_scores(record: Record, metric: str) -> dict[str, float]:
-    """A metric of each unit alone in per cent, such as J&F of each sequence; raises UserError as :func:`statistic`."""
-    found = statistic(record, metric)
-    return dict(zip(found.names, found.value(np.eye(found.units)).tolist(), strict=True))
+def unit_scores(record: Record, metric: str, per_object: bool = False) -> dict[str, float]:
+    """A metric of each unit alone, or what stands for it, in per cent; raises UserError as :func:`statistic`."""
+    found = statistic(record, metric, per_object)
+    alone = resolve(record.measure).alone
+    values = alone[1](read_units(record)) if alone else found.value(np.eye(found.units))
+    return dict(zip(found.names, values.tolist(), strict=True))
 
 
 def read_units(record: Record) -> dict[str, np.ndarray]:

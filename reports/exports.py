@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, write_text
@@ -13,6 +14,7 @@ from selfpatch.reports.frames import ROW
 from selfpatch.reports.tables import UNKNOWN, Table
 
 SEEDS = ("seeds", "baseline_seeds")
+VERDICTS = {"better": "font-weight: bold; color: #00704f", "worse": "font-weight: bold; color: #b3400a"}
 
 
 def comparison_csv(tables: Sequence[Table]) -> pd.DataFrame:
@@ -42,6 +44,14 @@ def bootstrap_frame(tables: Sequence[Table]) -> pd.DataFrame:
     names = {"a": "value", "b": "baseline", "above": "above_zero"}
     frame = pd.DataFrame(lines).rename(columns=names)
     return _without_empty(frame) if lines else frame
+
+
+def styled(compared: pd.DataFrame) -> Styler:
+    """A bootstrapped comparison for a notebook: differences with their signs, and each verdict in its colour."""
+    shown = ["dataset", "protocol", "method", "arch", "metric", "value", "delta", "low", "high", "verdict"]
+    formats = dict.fromkeys(("delta", "low", "high"), "{:+.2f}") | {"value": "{:.1f}"}
+    style = compared[shown].style.format(formats, na_rep="–", escape="html").hide(axis="index")
+    return style.map(lambda verdict: VERDICTS.get(verdict, ""), subset=["verdict"])
 
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, parquet: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from selfpatch.pretrain.files import atomic_path
 from selfpatch.reports.figures import Plot, slug
-from selfpatch.reports.pictures import Picture
+from selfpatch.reports.pictures import Album
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet
 from selfpatch.reports.tables import Table
@@ -26,7 +26,7 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     units: Sheet | None = None
-    pictures: list[Picture] = field(default_factory=list)
+    album: Album | None = None
 
     @property
     def protocol(self) -> dict[str, Any]:

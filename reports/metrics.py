@@ -28,6 +28,7 @@ import numpy as np
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.detections import Detections, average_precision
 
+CONFIDENT = 0.3  # the score from which on a detection is shown, and counted in an image's F1
 Units = Mapping[str, np.ndarray]
 Metric = Callable[[Units, np.ndarray], np.ndarray]
 
@@ -44,6 +45,8 @@ class Measure:
     columns: bool = False  # every array of booleans, one a unit, is a metric of its own name
     named: bool = False  # few units that a reader knows by name, so that each one's value is worth a plot
     lower: frozenset[str] = frozenset()  # the metrics of which less is better
+    # the name and values (n,), in per cent, of what says how well each unit went, where the main metric of one is dear
+    alone: tuple[str, Callable[[Units], np.ndarray]] | None = None
     resamples: int = 10_000  # draws of a bootstrap that are affordable
 
     def metric(self, name: str) -> Metric:
@@ -180,6 +183,21 @@ def detection(kind: str, thresholds: slice, units: Units, weights: np.ndarray) -
     return 100 * average_precision(Detections.from_units(units, kind), weights, thresholds)
 
 
+def found_instances(units: Units) -> np.ndarray:
+    """The F1 of each image's masks at an IoU of 0.5, of detections with a score of :data:`CONFIDENT`: (I,)."""
+    ids = np.sort(units["images"])
+    counted = ~units["mask/ignored"][:, 0] & (units["mask/score"] >= CONFIDENT)
+    right, shown, real = (
+        np.bincount(np.searchsorted(ids, images), minlength=len(ids))
+        for images in (
+            units["mask/image"][counted & units["mask/matched"][:, 0]],
+            units["mask/image"][counted],
+            units["gt_image"][~units["gt_ignored"]],
+        )
+    )
+    return 100 * _ratio(2 * right, shown + real)
+
+
 def share(column: str, units: Units, weights: np.ndarray) -> np.ndarray:
     """The share of images for which the array ``column`` (I,) is true."""
     right = units[column][np.argsort(units["image"])].astype(float)
@@ -195,6 +213,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 DETECTION = Measure(
     unit="image",
     key="images",
+    alone=("F1 at IoU 0.5", found_instances),
     resamples=1_000,  # of AP on all of COCO's validation images these take 15 seconds
     layout=("gt_image", "gt_category", "gt_ignored"),
     metrics={

@@ -1,9 +1,10 @@
-"""Pictures behind the figures of videos: where methods differ most, the truth and each one's masks side by side."""
+"""Pictures behind the figures: where methods differ most, the truth and each one's prediction side by side."""
 
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +13,101 @@ from PIL import Image
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.folders import list_files
 from selfpatch.pretrain.images import read_labels, read_picture
+from selfpatch.reports.bootstrap import unit_scores
+from selfpatch.reports.images import detection_picture, headed, kept_names, segmentation_picture
 from selfpatch.reports.masks import SHOWN, overlay
+from selfpatch.reports.metrics import resolve
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Cell, Head, Sheet
 from selfpatch.reports.tables import DIGITS, Row, Table, delta_text
 
 MOST = 10  # pictured units of either kind: the worst regressions and the best gains
-STRIP, CLIP, FRAMES = 240, 160, 16  # pixels of a picture's width in a strip and in a clip, and frames of a clip
+LARGEST_PAGE = 6_500_000  # bytes of pictures in a page, which grow by a third there: it stays below 10 MB
+STRIP, CLIP, FRAMES = 240, 128, 12  # pixels of a picture's width in a strip and in a clip, and frames of a clip
+LEGENDS = {  # of the arrays that a measure counts its units by
+    "sequence": "Frames at a quarter, at 60 % and at the end.",
+    "image": "Below each method: what it has wrong, and where it differs from the baseline.",
+    "images": "Numbers are scores; ✗: wrong at an IoU of 0.5; a thick box: missed.",
+}
 Scores = Mapping[Row, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One sequence: a strip of some frames and a clip, both WebP, with what stands in their columns."""
+    """One unit as WebP, of a video some frames and a clip, with what stands in its columns."""
 
     name: str
     caption: str
-    strip: bytes
-    clip: bytes
+    still: bytes
+    clip: bytes = b""
 
 
-def pictures_of(table: Table, scored: Scores) -> tuple[list[Picture], list[str]]:
-    """The pictures of the sequences that differ most from the baseline, and why some could not be made."""
-    kept = {row: table.records[row][0] for row in scored if table.records[row][0].kept}
+@dataclass(frozen=True)
+class Album:
+    """The pictures of a table, the figures of single units, and why some could not be made."""
+
+    pictures: list[Picture]
+    scored: Scores
+    notes: list[str]
+    legend: str = ""
+    heading: str = ""
+
+
+def album_of(table: Table, scored: Scores) -> Album:
+    """The pictures of the units that differ most from the baseline.
+
+    Args:
+        table: a comparison.
+        scored: the main metric of every unit of its rows, where units are few and known by name; else empty.
+    """
+    records = {row: table.records[row][0] for row in table.rows}
+    kept = {row: record for row, record in records.items() if record.measure and record.kept}
     if len(kept) < 2:
-        return [], []
-    made, notes = [], []
-    for name in most_different(table, {row: scored[row] for row in kept}):
+        return Album([], scored, [])
+    measure = resolve(next(iter(kept.values())).measure)
+    metric, notes, shown = measure.alone[0] if measure.alone else table.headline[0], [], dict(scored)
+    heading = f"{metric} of each {measure.unit}"
+    try:
+        if not scored:
+            shown = {row: unit_scores(record, table.headline[0]) for row, record in kept.items()}
+            names = set.intersection(*(kept_names(record) for record in kept.values()))
+            shown = {row: {name: one[name] for name in one if name in names} for row, one in shown.items()}
+    except UserError as error:
+        return Album([], {}, [f"No pictures: {error}."])
+    chosen, made = most_different(table, {row: shown[row] for row in kept if row in shown}), []
+    for name in chosen:
         try:
-            made.append(picture(name, kept, {row: scored[row][name] for row in kept}))
+            made.append(picture(name, table, {row: kept[row] for row in shown if row in kept}, shown))
         except UserError as error:
             notes.append(f"No picture of {name}: {error}.")
-    return made, notes[:1] + [f"{len(notes) - 1} more pictures could not be made."] * (len(notes) > 1)
+    notes = notes[:1] + [f"{len(notes) - 1} more pictures could not be made."] * (len(notes) > 1)
+    if not scored:  # of many images only those that are pictured
+        shown = {row: {one.name: values[one.name] for one in made} for row, values in shown.items()}
+    return Album(made, shown, notes, LEGENDS.get(measure.key, ""), heading)
+
+
+def leave_out_clips(albums: Sequence[Album], most: int) -> list[str]:
+    """Take clips out of albums, from the last pictures on, until all have at most ``most`` bytes; and say so."""
+    total, taken = sum(len(one.still) + len(one.clip) for album in albums for one in album.pictures), 0
+    for place in reversed(range(2 * MOST)):
+        for album in albums:
+            if total > most and place < len(album.pictures) and (clip := album.pictures[place].clip):
+                album.pictures[place] = replace(album.pictures[place], clip=b"")
+                total, taken = total - len(clip), taken + 1
+    return [f"{taken} clips are left out to keep the page small: --assets shows them."] * (taken > 0)
+
+
+def picture(name: str, table: Table, records: Mapping[Row, Record], scored: Scores) -> Picture:
+    """The picture of one unit; raises UserError where something that it is made from is gone."""
+    titles = {f"{row.label} {row.arch} {scored[row][name]:.{DIGITS}f}": record for row, record in records.items()}
+    first = next(iter(records.values()))
+    columns = [*["image"] * ("predictions" in first.kept and "truth" in first.kept), "ground truth", *titles]
+    caption = " | ".join(columns)
+    if "masks" in first.kept:
+        return Picture(name, caption, *video(name, titles))
+    baseline = next((title for row, title in zip(records, titles) if table.is_baseline(row)), next(iter(titles)))
+    draw = segmentation_picture if "truth" in first.kept else detection_picture
+    return Picture(name, caption, webp([draw(name, titles, baseline)]))
 
 
 def most_different(table: Table, scored: Scores) -> list[str]:
@@ -67,8 +131,8 @@ def most_different(table: Table, scored: Scores) -> list[str]:
     return list(dict.fromkeys([*losses[:MOST], *gains[-MOST:]]))
 
 
-def picture(name: str, records: Mapping[Row, Record], scores: Mapping[Row, float]) -> Picture:
-    """The strip and the clip of one sequence.
+def video(name: str, records: Mapping[str, Record]) -> tuple[bytes, bytes]:
+    """The strip and the clip of one sequence, a column for each title of ``records``.
 
     Raises:
         UserError: frames or masks are gone, or the masks are of another evaluation by now.
@@ -78,23 +142,23 @@ def picture(name: str, records: Mapping[Row, Record], scores: Mapping[Row, float
     kept = next(iter(records.values())).kept
     truth = list_files(Path(kept["truth"]) / name, [".png"], deep=False).by_stem()
     images = list_files(Path(kept["images"]) / name, deep=False).by_stem()
-    folders = [Path(kept["truth"]), *(Path(record.kept["masks"]) for record in records.values())]
+    folders = {"ground truth": Path(kept["truth"])}
+    folders |= {title: Path(record.kept["masks"]) for title, record in records.items()}
     stems = [stem for stem in truth if stem in images]
     if not stems:
         raise UserError(f"{kept['images']}/{name} holds no frame of a mask in {kept['truth']}/{name}")
 
-    def side_by_side(stem: str, width: int) -> np.ndarray:
+    def columns(stem: str, width: int) -> list[np.ndarray]:
         frame = Image.fromarray(read_picture(images[stem]))
         size = (width, max(1, round(width * frame.height / frame.width)))
         small = np.asarray(frame.resize(size, Image.Resampling.BILINEAR))
-        masks = (Image.fromarray(read_labels(folder / name / f"{stem}.png")) for folder in folders)
-        return np.hstack([overlay(small, np.asarray(mask.resize(size, Image.Resampling.NEAREST))) for mask in masks])
+        masks = (Image.fromarray(read_labels(folder / name / f"{stem}.png")) for folder in folders.values())
+        return [overlay(small, np.asarray(mask.resize(size, Image.Resampling.NEAREST))) for mask in masks]
 
-    strip = np.vstack([side_by_side(stems[round(share * (len(stems) - 1))], STRIP) for share in SHOWN])
+    rows = [columns(stems[round(share * (len(stems) - 1))], STRIP) for share in SHOWN]
     places = np.unique(np.linspace(0, len(stems) - 1, FRAMES).round().astype(int))
-    clip = [Image.fromarray(side_by_side(stems[place], CLIP)) for place in places]
-    columns = ["ground truth", *(f"{row.label} {row.arch} {scores[row]:.{DIGITS}f}" for row in records)]
-    return Picture(name, " | ".join(columns), webp([Image.fromarray(strip)]), webp(clip))
+    clip = [Image.fromarray(np.hstack(columns(stems[place], CLIP))) for place in places]
+    return webp([headed(list(zip(folders, zip(*rows), strict=True)))]), webp(clip)
 
 
 def raise_unless_kept(record: Record, name: str) -> None:
@@ -117,22 +181,50 @@ def webp(frames: Sequence[Image.Image]) -> bytes:
     return buffer.getvalue()
 
 
-def unit_sheet(table: Table, scored: Scores, links: Mapping[str, str]) -> Sheet | None:
-    """The main metric of every unit for every row, the largest loss against the baseline first; None without units."""
-    rows = list(scored)
-    if not rows or len({frozenset(scored[row]) for row in rows}) > 1:
+def unit_sheet(table: Table, album: Album, links: Mapping[str, str]) -> Sheet | None:
+    """A metric of every unit for every row, the largest loss against the baseline first; None without units.
+
+    Of a unit with several parts, such as the objects of a video, each part has a line, too.
+    """
+    rows = list(album.scored)
+    if not rows or len({frozenset(album.scored[row]) for row in rows}) > 1 or not album.scored[rows[0]]:
         return None
-    several = len({row.arch for row in rows}) > 1
-    lines = []
-    for name in scored[rows[0]]:
-        cells, losses = [Cell(name, link=links.get(name, ""))], [0.0]
+    scored = {row: {**album.scored[row], **part_scores(table.records[row][0], table.headline[0])} for row in rows}
+    lines, deltas = [], {row: {} for row in rows if table.reference(row) in scored}
+    for name in (name for name in scored[rows[0]] if all(name in own for own in scored.values())):
+        cells = [Cell(name, link=links.get(name) or links.get(name.rpartition("/")[0], ""))]
         for row in rows:
-            reference = table.reference(row)
-            delta = scored[row][name] - scored[reference][name] if reference in scored else float("nan")
-            sign = "even" if not abs(round(delta, DIGITS)) > 0 else "gain" if delta > 0 else "loss"
-            losses += [delta] * bool(np.isfinite(delta))
-            cells.append(Cell(f"{scored[row][name]:.{DIGITS}f}", delta=delta_text(delta), sign=sign))
-        lines.append((min(losses), cells))
-    lines.sort(key=lambda line: line[0])
+            value, text, sign = scored[row][name], "", "even"
+            if row in deltas and np.isfinite(delta := value - scored[table.reference(row)][name]):
+                deltas[row][name], text = delta, delta_text(delta)
+                sign = "even" if not abs(round(delta, DIGITS)) > 0 else "gain" if delta > 0 else "loss"
+            cells.append(Cell(f"{value:.{DIGITS}f}", delta=text, sign=sign))
+        found = [own[name] for own in deltas.values() if name in own] or [0.0]
+        lines.append((min(found), max(found), name, cells))
+    lines.sort(key=lambda line: line[:3])
+    several = len({row.arch for row in rows}) > 1
     heads = [Head(f"{row.label} {row.arch}" if several else row.label, number=True) for row in rows]
-    return Sheet(f"{table.headline[0]} of each unit: {table.short}", [Head("unit"), *heads], [c for _, c in lines])
+    title = f"{album.heading or f'{table.headline[0]} of each unit'}: {table.short}"
+    lead = extremes({head.name: deltas[row] for head, row in zip(heads, rows, strict=True) if deltas.get(row)})
+    lead = lead and f"Against {table.baseline}, {lead}."
+    return Sheet(title, [Head("unit"), *heads], [cells for *_, cells in lines], lead)
+
+
+def extremes(deltas: Mapping[str, Mapping[str, float]]) -> str:
+    """How many units each row gains on, and its largest gain and loss."""
+    lines = []
+    for row, own in deltas.items():
+        best, worst = max(own, key=own.__getitem__), min(own, key=own.__getitem__)
+        gained = sum(delta > 0 for delta in own.values())
+        ends = f"{best} {delta_text(own[best])}, {worst} {delta_text(own[worst])}"
+        lines.append(f"{row} is better on {gained} of {len(own)} ({ends})")
+    return "; ".join(lines)
+
+
+def part_scores(record: Record, metric: str) -> dict[str, float]:
+    """The metric of every part ("bear/1") of the units that have several; empty where units have no parts."""
+    if resolve(record.measure).part is None:
+        return {}
+    found = unit_scores(record, metric, per_object=True)
+    units = Counter(name.rpartition("/")[0] for name in found)
+    return {name: value for name, value in found.items() if units[name.rpartition("/")[0]] > 1}

@@ -5,6 +5,7 @@ import math
 import platform
 import re
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -65,6 +66,8 @@ class Evaluation:
     earlier_seconds: float = 0.0  # that stopped runs spent on what this one went on from
     # folders of what pictures behind the figures are made from ("images", "truth", "masks")
     kept: dict[str, str] = field(default_factory=dict)
+    # files that the record keeps for such pictures, by name: what was predicted of each image, in small
+    predictions: dict[str, bytes] = field(default_factory=dict)
 
 
 class Record(BaseModel):
@@ -103,7 +106,7 @@ class Record(BaseModel):
     units: str | None = None  # the name of an .npz beside the record: what a paired bootstrap needs
     notes: list[str]  # what a reader of the figures should know
     findings: list[str] = []  # what was odd in the data
-    kept: dict[str, str] = {}  # folders of what pictures are made from: "images", "truth", "masks"
+    kept: dict[str, str] = {}  # of what pictures are made from folders, and "predictions": a .zip beside the record
     path: Path | None = Field(None, exclude=True)  # where it was read from
 
     @model_validator(mode="before")
@@ -164,8 +167,10 @@ class Record(BaseModel):
             reason = str(error)
         raise UserError(f"{path} is not a record ({reason}); {REMEDY}")
 
-    def write(self, folder: Path, units: Mapping[str, np.ndarray]) -> "Record":
-        """Write a new record and its units; the units first, so that a record never names what is not there.
+    def write(
+        self, folder: Path, units: Mapping[str, np.ndarray], predictions: Mapping[str, bytes] | None = None
+    ) -> "Record":
+        """Write a new record, its units and predictions; itself at last, so that it never names what is not there.
 
         The name is ``<task>-<checkpoint>-<protocol>``; where that is taken (other data, another network of the file),
         the dataset's and the weights' fingerprints, and at last a number, are added. No existing file is touched.
@@ -178,12 +183,17 @@ class Record(BaseModel):
         candidates = (stem, more, *(f"{more}-{number}" for number in range(2, 1000)))
         stem = next(name for name in candidates if not (Path(folder) / f"{name}.json").exists())
         path = Path(folder) / f"{stem}.json"
-        record = self.model_copy(update={"units": f"{stem}.npz" if units else None})
+        kept = self.kept | ({"predictions": f"{stem}.zip"} if predictions else {})
+        record = self.model_copy(update={"units": f"{stem}.npz" if units else None, "kept": kept})
         # as text before anything is written: it may not be JSON
         text = json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n"
         if units:
             with atomic_path(path.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **units)
+        if predictions:
+            with atomic_path(path.with_suffix(".zip")) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                for name, content in predictions.items():
+                    archive.writestr(name, content)
         write_text(path, text)
         return Record.read(path)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from selfpatch.pretrain.cli import command_parser, run_command
 from selfpatch.pretrain.files import raise_unless_writable, write_text
 from selfpatch.pretrain.progress import Meter
-from selfpatch.reports import ablation, plots
+from selfpatch.reports import ablation, pictures, plots
 from selfpatch.reports.bootstrap import Progress as Callback
 from selfpatch.reports.bootstrap import add_arguments, check_arguments, compare_pairs
 from selfpatch.reports.exports import bootstrap_frame, check_parquet, comparison_csv, write_frames
@@ -30,7 +30,6 @@ from selfpatch.reports.frames import (
 )
 from selfpatch.reports.html import Section, embed, keep, render_page
 from selfpatch.reports.latex import document
-from selfpatch.reports.pictures import pictures_of, unit_sheet
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import Sheet, to_markdown, to_rich
 from selfpatch.reports.tables import (
@@ -153,11 +152,14 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
         table.notes += remarks(table)
         scored, unread = scores_of_units(table)
         section.plots = table_plots(table, scored, colours)
-        section.pictures, undrawn = pictures_of(table, scored)
-        links = {one.name: f"#{slug(f'{table.short} {one.name}')}" for one in section.pictures}
-        section.units = unit_sheet(table, scored, links)
-        section.notes += [*unread, *undrawn]
+        section.album = pictures.album_of(table, scored)
+        links = {one.name: f"#{slug(f'{table.short} {one.name}')}" for one in section.album.pictures}
+        section.units = pictures.unit_sheet(table, section.album, links)
+        section.notes += [*unread, *section.album.notes]
         sections.append((section, to_sheet(table), bootstrap_sheet(table) if table.differences else None))
+    if sections and not args.assets:
+        albums = [section.album for section, *_ in sections]
+        sections[-1][0].notes += pictures.leave_out_clips(albums, pictures.LARGEST_PAGE)
     for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
         one.differences, _ = bootstrap(ablation.pairs(one))
         ablations.append((ablation.to_sheet(one), ablation_plots(one)))

@@ -4,7 +4,7 @@ One table per task, dataset and protocol: rows of different protocols or data ne
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -128,7 +128,7 @@ class Table:
             (self.differences.get((row, column)), names[row], self.metric_name(column))
             for row in self.rows
             for column in self.headline
-            if not self.is_baseline(row) and np.isfinite(self.mean.at[row, column])
+            if np.isfinite(self.delta(row, column))
         ]
         return verdict_line(self.baseline, compared)
 
@@ -314,7 +314,9 @@ def bootstrap_sheet(table: Table) -> Sheet:
         texts = [row.label, row.arch, column, f"{one.delta:+.2f}", interval, f"{100 * one.above:.1f} %", one.verdict]
         rows.append([Cell(text) for text in (*texts, one.drawn)])
     heads = [Head(name, number=name in names[3:6]) for name in names]
-    return Sheet(f"Is the difference more than chance? {table.short}", heads, rows, group=table.short)
+    told = Counter(one.verdict for one in table.differences.values())
+    lead = f"Differences to {table.baseline}: " + ", ".join(f"{count} {verdict}" for verdict, count in told.items())
+    return Sheet(f"Is the difference more than chance? {table.short}", heads, rows, f"{lead}.", group=table.short)
 
 
 def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[Sheet]:

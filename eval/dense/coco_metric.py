@@ -7,6 +7,7 @@ AP is always rebuilt from what a record keeps, which detection matched at which 
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import faster_coco_eval as faster
@@ -18,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from selfpatch.eval.datasets.coco_sense import as_rle
 from selfpatch.eval.dense.coco_matches import MOST, match
+from selfpatch.eval.dense.coco_pictures import kept_detections
 from selfpatch.pretrain.cli import UserError
 from selfpatch.reports.detections import Detections, precision_by_threshold
 from selfpatch.reports.record import Evaluation
@@ -58,7 +60,9 @@ class InstanceMetric(BaseMetric):
 
     def compute_metrics(self, results: list[list[dict]]) -> dict[str, float]:
         """Score everything; only box AP and mask AP go into the log."""
-        self.scores = score(self.truth, [found for image in results for found in image], self.exhaustive)
+        detections = [found for image in results for found in image]
+        scores = score(self.truth, detections, self.exhaustive)
+        self.scores = replace(scores, predictions=kept_detections(self.truth, detections))
         return {name: value for name, value in self.scores.metrics.items() if name in ("bbox AP", "mask AP")}
 
 

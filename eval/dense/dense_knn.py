@@ -7,6 +7,7 @@ they are class 0), and which patches of a class a bounded memory takes follows f
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from selfpatch.eval.checkpoints.load import LoadedBackbone
 from selfpatch.eval.checkpoints.pixels import Pixels
 from selfpatch.eval.datasets.ade20k import VOID, LabelMaps, read_classes
-from selfpatch.eval.dense.pixels import metrics_of, pixel_counts, units_of
+from selfpatch.eval.dense.pixels import evaluation_of, pixel_counts, small_png
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path
 from selfpatch.pretrain.images import read_picture
@@ -66,12 +67,12 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         pairs = [dataset.pairs(split) for split in ("training", "validation")]
         for picture, predicted, truth in segment(encoder, settings, *pairs, len(names), Path(folder)):
-            counted[picture.stem] = pixel_counts(predicted, truth, len(names))
+            shown = predicted + np.uint8(1)
+            counted[picture.stem] = (*pixel_counts(predicted, truth, len(names)), small_png(shown))
             if save_to is not None:
                 with atomic_path(save_to / f"{picture.stem}.png") as path:
-                    Image.fromarray(predicted + np.uint8(1)).save(path)
-    units = units_of(counted)
-    return Evaluation(metrics_of(units, names), units, [f"labels looked up in {len(pairs[0])} images"])
+                    Image.fromarray(shown).save(path)
+    return replace(evaluation_of(counted, names), notes=[f"labels looked up in {len(pairs[0])} images"])
 
 
 class Memory:

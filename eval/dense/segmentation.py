@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from selfpatch.eval.datasets.ade20k import pairs_in
 from selfpatch.eval.dense import loading  # noqa: F401 - registers what pipelines name
-from selfpatch.eval.dense.pixels import metrics_of, pixel_counts, units_of
+from selfpatch.eval.dense.pixels import evaluation_of, pixel_counts, small_png
 from selfpatch.pretrain.files import atomic_path
+from selfpatch.reports.record import Evaluation
 
 warnings.filterwarnings("ignore", "Default ``avg_non_ignore``")  # as published: ignored pixels count in the mean
 register_all_modules(init_default_scope=False)  # losses, heads and transforms that configs name
@@ -132,8 +133,7 @@ class LinearHead(BaseDecodeHead):
 class ImageIoU(BaseMetric):
     """Intersection and union of every image and class, and the metrics that follow from their sums.
 
-    After a test, :attr:`units` holds ``image`` (images,) and ``intersection``, ``union``, ``label``, each (images,
-    classes), in pixels; :attr:`metrics` the metrics in per cent.
+    After a test, :attr:`scores` holds the metrics in per cent, the units of :func:`units_of` and small predictions.
 
     Args:
         save_to: a folder for the predicted label maps in ADE20K's format (label i + 1 for class i); None: not saved.
@@ -142,8 +142,7 @@ class ImageIoU(BaseMetric):
     def __init__(self, classes: Sequence[str], save_to: Path | None = None) -> None:
         super().__init__(collect_device="cpu", prefix="ade20k")
         self.classes, self.save_to = list(classes), save_to
-        self.units: dict[str, np.ndarray] = {}
-        self.metrics: dict[str, float] = {}
+        self.scores = Evaluation({})
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Count the pixels of each image, on the process that predicted it."""
@@ -151,13 +150,13 @@ class ImageIoU(BaseMetric):
             predicted = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
             truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
             name = Path(sample["img_path"]).stem
-            self.results.append((name, *pixel_counts(predicted, truth, len(self.classes))))
+            shown = (predicted + 1).astype(np.uint8)
+            self.results.append((name, *pixel_counts(predicted, truth, len(self.classes)), small_png(shown)))
             if self.save_to is not None:
                 with atomic_path(self.save_to / f"{name}.png") as path:
-                    Image.fromarray((predicted + 1).astype(np.uint8)).save(path)
+                    Image.fromarray(shown).save(path)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The metrics of all images; on the first process, with what all of them counted."""
-        self.units = units_of({name: counts for name, *counts in results})  # a sampler may fill up with repetitions
-        self.metrics = metrics_of(self.units, self.classes)
-        return {name: value for name, value in self.metrics.items() if "/" not in name}
+        self.scores = evaluation_of({name: found for name, *found in results}, self.classes)  # of repetitions one
+        return {name: value for name, value in self.scores.metrics.items() if "/" not in name}

@@ -26,7 +26,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -195,7 +195,7 @@ def _runner(
         test_evaluator=Evaluator([plan.metric]),
         default_hooks={
             "runtime_info": ReadLosses(settings.log_every, DIVERGED),
-            "logger": {"type": "LoggerHook", "interval": settings.log_every},
+            "logger": LogFigures(interval=settings.log_every),
             "checkpoint": None if hooks else saving,
             "sampler_seed": None,
         },
@@ -212,6 +212,23 @@ def _runner(
         launcher=settings.launcher,
         env_cfg=ENVIRONMENT,
     )
+
+
+class LogFigures(LoggerHook):
+    """mmengine's log of losses, with the test's figures as the last point of the curves that a tracker keeps."""
+
+    tested = False
+
+    def after_test_epoch(self, runner: SafeRunner, metrics: dict[str, float] | None = None) -> None:
+        """Log the figures."""
+        super().after_test_epoch(runner, metrics)
+        self.tested = True
+        runner.visualizer.add_scalars(dict(metrics or {}), step=runner.iter)
+
+    def after_run(self, runner: SafeRunner) -> None:
+        """Close the trackers, once the run has been tested: training alone is half of it."""
+        if self.tested:
+            super().after_run(runner)
 
 
 def _visualizer(settings: RunSettings, folder: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Protocols are the configs in ``configs/ade20k``. mmseg's registries own the proc
 mmdet may run in it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,18 @@ def protocol(settings: Settings, backbone: LoadedBackbone) -> Protocol:
 
 def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, out: Path) -> Evaluation | None:
     """Train a segmentor on the backbone by the protocol and test it: mIoU, mAcc, aAcc, IoU per class, in per cent."""
+    root = dataset.root.resolve()
+    kept = {"images": str(root / "images/validation"), "truth": str(root / "annotations/validation")}
     if settings.lookup:
-        kept = out / file_name(protocol(settings, backbone).name) / "predictions" if settings.save_predictions else None
+        to = out / file_name(protocol(settings, backbone).name) / "predictions" if settings.save_predictions else None
         names = dataset.names or listed_names(dataset.root)  # mmseg, which knows them too, is not needed here
-        return dense_knn.evaluate(backbone, dataset, settings.lookup, pixels_of(settings, backbone), names, kept)
+        found = dense_knn.evaluate(backbone, dataset, settings.lookup, pixels_of(settings, backbone), names, to)
+        return replace(found, kept=kept)
     seg = import_dense("selfpatch.eval.dense.segmentation")  # mmseg takes seconds to import: after all checks
     from selfpatch.eval.dense import trainer
 
     name, recipe, config = _read(settings, backbone)
-    root, classes = dataset.root.resolve(), class_names(dataset)
+    classes = class_names(dataset)
     pixels = pixels_of(settings, backbone)
     own = recipes.protocol(name, recipe, config, {"crop": config.crop, **pixels.departing})
     identity = recipes.identity(
@@ -122,11 +126,11 @@ def evaluate(backbone: LoadedBackbone, dataset: LabelMaps, settings: Settings, o
     if not trainer.train_and_test(plan, out, settings):
         return None
     notes = [f"trained on {len(dataset.pairs('training'))} images"]
-    if absent := [name for name in classes if f"IoU/{name}" not in metric.metrics]:
+    if absent := [name for name in classes if f"IoU/{name}" not in metric.scores.metrics]:
         notes.append(f"neither in the ground truth nor predicted, so without IoU: {', '.join(absent)}")
     if metric.save_to:
         print(f"predictions: {metric.save_to}")
-    return Evaluation(metric.metrics, metric.units, notes)
+    return replace(metric.scores, notes=notes, kept=kept)
 
 
 def class_names(dataset: LabelMaps) -> list[str]:

@@ -4,6 +4,7 @@ Protocols are the configs in ``configs/coco``. Any set in COCO's format can be e
 annotation files. mmdet's registries own the process that evaluates, so that nothing of mmseg may run in it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def evaluate(backbone: LoadedBackbone, dataset: Instances, settings: Settings, o
     metric = import_dense("selfpatch.eval.dense.coco_metric").InstanceMetric(dataset.truth, settings.check_scorer)
     if not trainer.train_and_test(plan(backbone, dataset, settings, metric), out, settings):
         return None
-    return metric.scores
+    return replace(metric.scores, kept={"images": str(dataset.paths["val"][1].resolve())})
 
 
 def _read(settings: Settings, backbone: LoadedBackbone) -> tuple[str, recipes.Recipe, Config]:

@@ -1,10 +1,13 @@
 """Curves reach the tracker that was asked for, on this machine."""
 
 import importlib.util
+import subprocess
+import sys
 
 import mmengine.visualization  # noqa: F401 - registers the backends
 import pytest
 from mmengine.registry import VISBACKENDS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfpatch.pretrain import tracking
 from selfpatch.pretrain.cli import UserError
@@ -35,5 +38,25 @@ def test_mlflows_file_store_holds_the_curves_of_a_pretraining(photos, command, r
     assert done.returncode == 0, done.stderr
     (curve,) = (tmp_path / "run/mlruns").rglob("metrics/loss")
     values = [float(line.split()[1]) for line in curve.read_text().splitlines()]
-    assert values
+    (events,) = (tmp_path / "run").rglob("events.out.*")
+    board = EventAccumulator(str(events)).Reload()
+    assert values == pytest.approx([event.value for event in board.Scalars("loss")], rel=1e-6)
     assert all(0 < value < 100 for value in values)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="no MLflow here")
+def test_mlflow_neither_reports_its_use_nor_leaves_a_thread(tmp_path):
+    code = f"""
+import threading
+from pathlib import Path
+from mmengine.registry import VISBACKENDS
+import mmengine.visualization
+from selfpatch.pretrain import tracking
+backend = VISBACKENDS.build(tracking.backends("mlflow", Path({str(tmp_path / "run")!r}))[1])
+backend.add_scalar("loss", 1.0, 1)
+from mlflow.telemetry.client import get_telemetry_client
+assert get_telemetry_client() is None
+assert [one for one in threading.enumerate() if not one.daemon] == [threading.main_thread()]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

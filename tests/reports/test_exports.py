@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -16,6 +17,8 @@ from selfpatch.reports.latex import document, escape, to_latex
 from selfpatch.reports.report import main
 from selfpatch.reports.sheet import Cell, Head, Sheet, to_markdown
 
+README = Path(__file__).parents[2] / "README.md"
+SHADES = (("better", "#00704f"), ("worse", "#b3400a"))
 HOSTILE = [
     "<script>alert('x')</script>",
     """a "b" & 'c' &amp; {{ 7 * 7 }}""",
@@ -178,3 +181,23 @@ def test_a_metric_against_epochs_where_a_run_was_scored_several_times(write_reco
     (table,) = comparison_tables(load_records(tmp_path / "records"))
     plot = efficiency_plot(table, "J&F", plots.method_colours(["DINO"]))
     assert plot.data[["epochs", "J&F"]].to_numpy().tolist() == [[2, 32], [5, 35], [10, 40]]
+
+
+def test_the_readmes_notebook_gives_frames_and_a_style(davis, write_record, tmp_path, monkeypatch):
+    for shift, method in ((0.0, "DINO"), (0.3, "DINO+SelfPatch"), (-0.3, HOSTILE[0])):
+        units = davis.units(shift)
+        write_record(method, metrics=davis.metrics(units), units=units)
+    (tmp_path / "work_dirs").mkdir()
+    (tmp_path / "records").rename(tmp_path / "work_dirs/records")
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"```python\n# notebook\n(.*?)```", README.read_text(), re.DOTALL)[1]
+    *lines, last = text.strip().splitlines()
+    names = {}
+    exec("\n".join(lines), names)
+    assert len(names["scores"]) == 9
+    page = eval(last, names).to_html()
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    colours = {verdict: re.search(rf"#T_\w+(_row\d+_col\d+)[^}}]*{colour}", page)[1] for verdict, colour in SHADES}
+    for verdict, cell in colours.items():
+        assert re.search(rf'{cell}" class="[^"]*" >{verdict}<', page)

@@ -48,7 +48,7 @@ def test_rows_of_units_lead_to_their_pictures(world):
     for name in files:
         assert f'src="assets/{name}"' in page
         strip = Image.open(world / "report/assets" / name)
-        assert strip.size == ((3 * 160, 107) if name.endswith("-clip.webp") else (3 * 240, 3 * 160))
+        assert strip.size == ((3 * 128, 85) if name.endswith("-clip.webp") else (3 * 240, 20 + 3 * 160))
         assert getattr(strip, "n_frames", 1) == (3 if name.endswith("-clip.webp") else 1)
         anchor = name.removesuffix(".webp").removesuffix("-clip")
         assert f'href="#{anchor}"' in page

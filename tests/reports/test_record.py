@@ -1,6 +1,7 @@
 """Records are written once and whole, say everything a table needs, and are reused only where all of it matches."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -73,6 +74,12 @@ class TestWriting:
         path = write_record(tmp_path / "records", record(), UNITS)
         assert path.name == f"davis-{CHECKPOINT[:12]}-davis2017-dino@1.json"
         assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.with_suffix(".npz").name]
+
+    def test_predictions_lie_beside_the_record(self, tmp_path):
+        written = Record(**record()).write(tmp_path, UNITS, {"a.png": b"pixels"})
+        assert written.kept["predictions"] == written.path.with_suffix(".zip").name
+        with zipfile.ZipFile(tmp_path / written.kept["predictions"]) as archive:
+            assert archive.read("a.png") == b"pixels"
 
     def test_what_is_read_is_what_was_written(self, tmp_path):
         path = write_record(tmp_path, record(), UNITS)

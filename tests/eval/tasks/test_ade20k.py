@@ -22,6 +22,7 @@ from selfpatch.eval.datasets.ade20k import listed_names
 from selfpatch.eval.dense import recipe
 from selfpatch.eval.dense import segmentation as seg
 from selfpatch.eval.dense import trainer as training
+from selfpatch.eval.dense.pixels import metrics_of
 from selfpatch.eval.tasks import ade20k
 from selfpatch.pretrain.checkpoint import load_file, save_file
 from selfpatch.pretrain.cli import UserError
@@ -111,7 +112,7 @@ def counts(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int = 4) -> dict
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_those_counted_pixel_by_pixel(seed):
     pairs = maps(seed)
-    found = seg.metrics_of(counts(pairs), NAMES)
+    found = metrics_of(counts(pairs), NAMES)
     pixels = [(int(p), int(t)) for pred, truth in pairs for p, t in zip(pred.ravel(), truth.ravel()) if t != 255]
     iou, accuracy = {}, {}
     for c, name in enumerate(NAMES):
@@ -138,19 +139,19 @@ def test_metrics_equal_those_of_mmseg(seed):
         sample = {key: {"data": torch.from_numpy(value)[None]} for key, value in tensors.items()}
         metric.process({}, [sample])
     expected = metric.compute_metrics(metric.results)
-    found = seg.metrics_of(counts(maps(seed)), NAMES)
+    found = metrics_of(counts(maps(seed)), NAMES)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.0051)  # theirs are rounded
 
 
 def test_an_image_that_comes_twice_counts_once():
     metric = seg.ImageIoU(NAMES)
-    results = [(f"{i}", *seg.pixel_counts(p, t, 4)) for i, (p, t) in enumerate(maps(0))]
+    results = [(f"{i}", *seg.pixel_counts(p, t, 4), b"") for i, (p, t) in enumerate(maps(0))]
     metric.compute_metrics([*results, results[0]])
-    once = metric.metrics
+    once = metric.scores.metrics
     metric.compute_metrics(results)
-    assert metric.metrics == once
-    assert metric.units["image"].tolist() == ["0", "1", "2"]
-    assert metric.units["intersection"].shape == (3, 4)
+    assert metric.scores.metrics == once
+    assert metric.scores.units["image"].tolist() == ["0", "1", "2"]
+    assert metric.scores.units["intersection"].shape == (3, 4)
 
 
 # --- recipes and configs ---------------------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ def test_recorded_figures_follow_from_the_units_and_from_the_saved_predictions(t
     assert any("never" in note for note in record["notes"]) == ("IoU/never" not in record["metrics"])
     with np.load(trained / "records" / record["units"]) as units:
         assert units["image"].tolist() == [str(i) for i in range(5)]
-        again = seg.metrics_of(units, NAMES)
+        again = metrics_of(units, NAMES)
     assert again == pytest.approx(record["metrics"], abs=1e-9)
 
     (predictions,) = trained.glob("out/*/predictions")

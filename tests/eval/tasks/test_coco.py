@@ -1,5 +1,6 @@
 """COCO: scores that two scorers agree on, checks before compute, and a training that a kill -9 cannot change."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -579,6 +580,17 @@ def test_training_goes_on_past_a_photograph_that_cannot_be_read_only_if_told_to(
     run.main(command(checkpoints["vit"], spoiled, short, tmp_path, "--skip-unreadable"))
     assert f"warning: skipped: {broken}" in capsys.readouterr().out
     assert record_of(tmp_path)["protocol"]["name"] == "short@2+skip_unreadable"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="no MLflow here")
+def test_mlflows_file_store_holds_curves_and_figures_of_one_run(checkpoints, data, short, tmp_path):
+    assert started([*command(checkpoints["vit"], data, short, tmp_path, "--log-to", "mlflow")]).wait() == 0
+    (curve,) = tmp_path.rglob("mlruns/*/*/metrics/loss")
+    assert curve.read_text().splitlines()
+    figures = record_of(tmp_path)["metrics"]
+    for kind in ("bbox AP", "mask AP"):
+        (line,) = (curve.parent / f"test/{kind}").read_text().splitlines()
+        assert float(line.split()[1]) == pytest.approx(figures[kind])
 
 
 def test_killed_training_goes_on_to_the_same_weights(trained, checkpoints, data, short, tmp_path):
