@@ -169,7 +169,7 @@ def _boxes(
     picture = Image.fromarray(overlay(image, numbered))
     draw = ImageDraw.Draw(picture)
     boxes = [(one, tuple(map(int, COLOURS[i % len(COLOURS)])), 1) for i, one in enumerate(found)]
-    for one, colour, width in reversed([*boxes, *((one, MISSED, 3) for one in missed)]):
+    for one, colour, width in (*reversed(boxes), *((one, MISSED, 3) for one in missed)):  # the best, then what lacks
         x, y, w, h = (share * float(side) for side in one["box"])
         draw.rectangle((x, y, x + max(w, 1), y + max(h, 1)), outline=colour, width=width)
         text = "missed: " * (width > 1) + "✗ " * (not one.get("right", True)) + str(one["name"])

@@ -9,20 +9,21 @@ import numpy as np
 from pycocotools import mask as rle
 
 from selfpatch.eval.datasets.coco_sense import as_rle
+from selfpatch.eval.dense.coco_matches import THRESHOLDS, assign
 from selfpatch.eval.dense.pixels import pictured, small_png
 from selfpatch.reports.metrics import CONFIDENT
 
 MOST = 20  # detections of an image that are kept
-FOUND = 0.5  # the IoU of masks from which on an instance is found
+FOUND = THRESHOLDS[0]  # the IoU of masks, 0.5, from which on an instance is found
 
 
 def kept_detections(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """Three files for each pictured image, named by its id.
 
     ``<id>.json`` holds the image's ``file`` name and lists of instances, each with ``name`` and ``box`` (x, y, width,
-    height): ``found`` (the best detections, with ``score`` and whether each is ``right``), ``truth`` and ``missed``:
-    instances, crowds left out, that no kept detection of their class overlaps by :data:`FOUND`. ``<id>.png`` and
-    ``<id>-truth.png`` number the pixels of what ``found`` and ``truth`` list from 1, the best detection on top.
+    height): ``found``, the best detections, with ``score`` and whether each is ``right`` (one an instance); ``truth``;
+    and ``missed``: instances, crowds left out, that no kept detection of their class overlaps by :data:`FOUND`.
+    ``<id>.png`` and ``<id>-truth.png`` number the pixels of what ``found`` and ``truth`` list from 1, the best on top.
 
     Args:
         truth: a COCO annotation file's content.
@@ -43,13 +44,14 @@ def kept_detections(truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
         best = sorted(found[image["id"]], key=lambda one: -one["score"])[:MOST]
         real = instances[image["id"]]
         ours, theirs = [one["segmentation"] for one in best], [as_rle(one["segmentation"], *size) for one in real]
-        hits = np.zeros((len(best), len(real)), bool)
+        iou, right = np.zeros((len(best), len(real))), np.zeros(len(best), bool)
         if best and real:
             same = np.equal.outer(*([one["category_id"] for one in side] for side in (best, real)))
-            hits = same & (np.asarray(rle.iou(ours, theirs, [0] * len(real))) >= FOUND)
+            iou = same * np.asarray(rle.iou(ours, theirs, [0] * len(real)))
+            right = assign(iou, np.zeros(len(real), bool))[0][:, 0]
         listed = [{"name": names[one["category_id"]], "box": np.round(one["bbox"], 1).tolist()} for one in real]
         content = {"file": image["file_name"], "truth": listed}
-        content["missed"] = [one for one, hit in zip(listed, hits.any(0)) if not hit]
+        content["missed"] = [one for one, hit in zip(listed, (iou >= FOUND).any(0)) if not hit]
         content["found"] = [
             {
                 "name": names[one["category_id"]],
@@ -57,7 +59,7 @@ def kept_detections(truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
                 "score": round(one["score"], 3),
                 "right": bool(hit),
             }
-            for one, hit in zip(best, hits.any(1))
+            for one, hit in zip(best, right)
         ]
         files[f"{name}.json"] = json.dumps(content).encode()
         files[f"{name}.png"], files[f"{name}-truth.png"] = (

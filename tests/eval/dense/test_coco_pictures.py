@@ -32,6 +32,7 @@ def test_what_is_right_wrong_and_missed(truth):
         square(1, 1, 10, score=0.9),
         square(20, 20, 10, score=0.2),  # not sure enough to be shown
         square(2, 0, 4, score=0.5),
+        square(0, 0, 10, score=0.4),  # found already
     ]
     files = kept_detections(truth, detections)
     assert set(files) == {f"{i}{end}" for i in (1, 2) for end in (".json", ".png", "-truth.png")}
@@ -41,6 +42,7 @@ def test_what_is_right_wrong_and_missed(truth):
         ("cat", 0.95, False),
         ("dog", 0.9, True),
         ("dog", 0.5, False),
+        ("dog", 0.4, False),
     ]
     assert [m["box"] for m in one["missed"]] == [[20, 20, 10, 10]]
     assert len(one["truth"]) == 2
