@@ -192,12 +192,7 @@ def shrink(given: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, list[i
 
 
 def propagate_all(
-    backbone: LoadedBackbone,
-    videos: Sequence[Video],
-    out: Path,
-    settings: Propagation,
-    anew: bool = False,
-    log: Callable[[str], None] = print,
+    backbone: LoadedBackbone, videos: Sequence[Video], out: Path, settings: Propagation, anew: bool = False
 ) -> tuple[dict[str, list[int]], float]:
     """Masks of all videos under ``out/masks``, in the official submission's layout.
 
@@ -225,8 +220,8 @@ def propagate_all(
             lost[video.name] = known["lost_objects"]
             earlier += known["seconds"]
     if len(todo) < len(videos):
-        log(f"{len(videos) - len(todo)} of {len(videos)} videos are finished: going on with the others")
-    with Meter("davis", sum(len(video.frames) for video, _ in todo), "frames", say=log) as meter:
+        print(f"{len(videos) - len(todo)} of {len(videos)} videos are finished: going on with the others")
+    with Meter("davis", sum(len(video.frames) for video, _ in todo), "frames") as meter:
         for video, source in todo:
             meter.title = f"davis, {video.name}"
             masks, half = out / "masks" / video.name, out / "masks" / f".{video.name}.tmp"
@@ -245,7 +240,7 @@ def propagate_all(
             made["seconds"] = round(time.perf_counter() - began, 3)
             write_text(sidecar, json.dumps(made, indent=1) + "\n")
             if lost[video.name]:
-                log(lost_line(video.name, lost[video.name]))
+                print(lost_line(video.name, lost[video.name]), flush=True)
         meter.title = "davis"
     return lost, earlier
 

@@ -51,14 +51,7 @@ class Settings(Fit, FeatureSettings, TaskSettings):
     data: Path = Field(Path("data/imagenet"), description="where the data set lies")
 
 
-def fit(
-    inputs: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    decay: float,
-    iterations: int = ITERATIONS,
-    meter: Meter | None = None,
-) -> Tensor:
+def fit(inputs: Tensor, labels: Tensor, weights: Tensor, decay: float, meter: Meter | None = None) -> Tensor:
     """The weights that minimise mean cross-entropy + decay/2 · |W|², by L-BFGS with a strong-Wolfe line search.
 
     Args:
@@ -66,14 +59,13 @@ def fit(
         labels: (N,), int64.
         weights: (C + 1, classes) to start from; the last row is the bias, which does not decay.
         decay: strength of the penalty, above 0: the minimum is then unique.
-        iterations: at most.
         meter: is advanced at each evaluation of the loss.
 
     Returns:
         (C + 1, classes).
     """
     weights = weights.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weights], max_iter=ITERATIONS, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
     rows = max(1, LOGITS // weights.shape[1])
 
     def closure() -> float:
