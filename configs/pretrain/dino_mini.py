@@ -2,7 +2,7 @@
 
 tools/pretrain.sh dino_mini --data shared/data/imagenet-mini
 
-Cost: about 50 CPU minutes (100 epochs of 1,000 images), estimated from a few of them.
+Cost: about 45 CPU minutes (100 epochs of 1,000 images), estimated from a few steps.
 
 Not a published setting: its figures compare methods at the same small budget, and nothing else.
 """

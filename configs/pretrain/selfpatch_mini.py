@@ -2,7 +2,7 @@
 
 tools/pretrain.sh selfpatch_mini --data shared/data/imagenet-mini
 
-Cost: about 70 CPU minutes (100 epochs of 1,000 images), estimated from a few of them.
+Cost: about 65 CPU minutes (100 epochs of 1,000 images), estimated from a few steps.
 
 Not a published setting: its figures compare methods at the same small budget, and nothing else.
 """
