@@ -26,6 +26,12 @@ class UserError(Exception):
         super().__init__(" ".join(text.rpartition("UserError: ")[2].split()) if "\n" in text else text)
 
 
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """Some names in one line, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(map(str, names[:most])) + (f" … and {more} more" if more > 0 else "")
+
+
 class ProcessError(Exception):
     """A process that this one started has failed.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from selfpatch.pretrain.augment import MultiCrop
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, listed
 from selfpatch.pretrain.folders import PICTURES, list_files
 from selfpatch.pretrain.images import Header, odd_ones, read_header
 from selfpatch.pretrain.shards import SHARD, Shards
@@ -65,11 +65,6 @@ def allowed_unreadable(images: int) -> int:
     return max(1, int(images * UNREADABLE_SHARE))
 
 
-def list_of(names: Sequence[str], most: int = 5) -> str:
-    """Some names in one line."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 class CropDataset(Dataset):
     """Crops of the images below a folder; an index is (epoch, number of the image).
 
@@ -97,7 +92,7 @@ class CropDataset(Dataset):
             except UserError:
                 bad.append(self.path(number))
         if not headers or len(bad) > allowed_unreadable(len(self)):
-            raise UserError(f"{len(bad)} of {len(tried)} images cannot be read: {list_of(bad)}; remove or replace them")
+            raise UserError(f"{len(bad)} of {len(tried)} images cannot be read: {listed(bad)}; remove or replace them")
         return headers
 
     def path(self, number: int) -> str:

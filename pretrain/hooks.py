@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from selfpatch.pretrain.cli import UserError
-from selfpatch.pretrain.data import CropDataset, allowed_unreadable, list_of
+from selfpatch.pretrain.cli import UserError, listed
+from selfpatch.pretrain.data import CropDataset, allowed_unreadable
 from selfpatch.pretrain.runner import unwrapped
 
 
@@ -167,6 +167,6 @@ class CountUnreadable(Hook):
             bad = [self.dataset.path(number) for number in sorted(self.seen)]
             raise UserError(
                 f"{len(bad)} of {len(self.dataset)} images cannot be read (at most {allowed} may): "
-                f"{list_of(bad, most=50)}; put readable files of the same names there and go on with --resume, "
+                f"{listed(bad, most=50)}; put readable files of the same names there and go on with --resume, "
                 "or remove them and start anew in another --work-dir"
             )

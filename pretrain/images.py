@@ -58,10 +58,11 @@ NO_LABELS = "a label map holds one number a pixel: save it as an 8-bit greyscale
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before it is decoded: (height, width) of the stored pixels, and keys of :data:`ODD`."""
+    """What a file says before it is decoded: (height, width) as stored, keys of :data:`ODD`, and the size by EXIF."""
 
     size: tuple[int, int]
     odd: tuple[str, ...]
+    upright: tuple[int, int]
 
 
 def odd_ones(headers: Iterable[Header]) -> list[tuple[str, str]]:
@@ -82,7 +83,8 @@ def read_header(source: str | Path | bytes, decode: bool = False, name: str | No
         UserError: it is no picture that can be read.
     """
     with _opened(source, name) as image:
-        header = Header((image.height, image.width), _odd(image))
+        # what is odd comes first: to look for EXIF decodes a PNG, which then no longer says how it was stored
+        header = Header((image.height, image.width), _odd(image), _upright_size(image))
         if decode:
             _pixels(image)
     return header
@@ -121,12 +123,6 @@ def read_picture(
         turned = size is not None and size != (image.height, image.width) and _upright_size(image) == size
         turn = UPRIGHT[_orientation(image)] if turned else np.asarray
         return np.ascontiguousarray(turn(_pixels(image, reduction)))
-
-
-def upright_size(path: str | Path) -> tuple[int, int]:
-    """The (height, width) of a picture turned by its EXIF orientation."""
-    with _opened(path) as image:
-        return _upright_size(image)
 
 
 def read_labels(source: str | Path | bytes, name: str | None = None) -> np.ndarray:

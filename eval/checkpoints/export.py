@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from selfpatch.eval.checkpoints.families import FAMILIES
 from selfpatch.eval.checkpoints.huggingface import check_folder, export_folder
 from selfpatch.eval.checkpoints.load import LoadedBackbone
-from selfpatch.eval.checkpoints.tensors import explaining, listed
+from selfpatch.eval.checkpoints.tensors import explaining
 from selfpatch.pretrain.checkpoint import SAFETENSORS_META, plain, save_file
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, listed
 from selfpatch.pretrain.files import atomic_path, raise_unless_writable
 
 SWIN_SIDE = 256  # pixels: every grid is larger than a window, so that mmdet shifts where the published code does

@@ -20,9 +20,9 @@ from selfpatch.eval.checkpoints.architecture import PERIODS, arch_name, empty_mo
 from selfpatch.eval.checkpoints.families import LEGENDS, Legend, foreign_network
 from selfpatch.eval.checkpoints.signs import is_square, shape_text
 from selfpatch.eval.checkpoints.sources import Facts, Source, read_source
-from selfpatch.eval.checkpoints.tensors import FoundBackbone, listed, read_backbone
+from selfpatch.eval.checkpoints.tensors import FoundBackbone, read_backbone
 from selfpatch.pretrain.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, listed
 from selfpatch.pretrain.files import sha256_file
 from selfpatch.pretrain.positions import ROPE_BASE, rope_periods
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +17,7 @@ from selfpatch.eval.checkpoints.family import LAYER_SCALE, ONLY_MODEL, Family, f
 from selfpatch.eval.checkpoints.inert import Placeholder
 from selfpatch.eval.checkpoints.libraries import TRAINERS
 from selfpatch.eval.checkpoints.signs import fixed_table, has_cls, has_layer_scale, shape_text
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, listed
 
 WRAPPERS = re.compile(r"^((state_dict|model)\.)+")  # what training scripts put their one network under
 # what DDP and others add
@@ -261,9 +261,3 @@ def _from_mmdet(path: Path, name: str, tensor: Tensor) -> tuple[str, Tensor]:
 def explaining(name: str, patterns: Collection[str]) -> str | None:
     """The first of ``patterns`` that ``name`` matches."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
-
-
-def listed(names: Sequence[str], at_most: int = 5) -> str:
-    """A few of ``names`` and how many more there are."""
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" … and {more} more" if more > 0 else "")

@@ -16,7 +16,7 @@ from selfpatch.eval.datasets.checks import Finding
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import read_json
 from selfpatch.pretrain.folders import list_files
-from selfpatch.pretrain.images import Header, read_header, read_labels, upright_size
+from selfpatch.pretrain.images import Header, read_header, read_labels
 from selfpatch.pretrain.settings import option
 from selfpatch.reports.record import Dataset
 
@@ -200,7 +200,7 @@ def _look_at(pair: tuple[Path, Path], classes: int) -> tuple[list[Finding], Head
     image, mask = pair
     try:
         header, labels = read_header(image, decode=True), read_labels(mask)
-        fits = labels.shape in (header.size, upright_size(image))
+        fits = labels.shape in (header.size, header.upright)
     except UserError as error:
         return [Finding("error", str(error))], None, np.zeros(256, np.int64)
     findings = []

@@ -14,7 +14,6 @@ from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
 from selfpatch.eval.datasets.checks import Finding
 from selfpatch.eval.datasets.coco_annotations import SHAPELESS, Annotations, read_annotations
-from selfpatch.pretrain.images import upright_size
 from selfpatch.reports.record import Dataset
 
 SOURCE = Source(
@@ -169,7 +168,7 @@ def _photographs(file: Annotations, folder: Path, thorough: bool) -> list[Findin
     headers, findings = checks.headers_of(list(opened))
     for path, header in headers.items():
         width, height = opened[path]["width"], opened[path]["height"]
-        if (height, width) not in (header.size, upright_size(path)):
+        if (height, width) not in (header.size, header.upright):
             what = "{} is {}x{}, but {} says {}x{}".format(path, *header.size[::-1], file.path.name, width, height)
             findings.append(Finding("error", what, "the annotation file belongs to another set or size"))
     if not images:

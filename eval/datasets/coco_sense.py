@@ -10,6 +10,7 @@ from pycocotools import mask as rle
 
 from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.checks import Finding
+from selfpatch.pretrain.cli import listed
 from selfpatch.pretrain.settings import option
 
 SMALLEST = 32  # pixels: mmdet trains on no image with a shorter side
@@ -142,7 +143,7 @@ def _unused(path: Path, content: dict[str, Any]) -> list[Finding]:
     images, categories = content["images"], content["categories"]
     findings, used = [], {annotation["category_id"] for annotation in content["annotations"]}
     if lost := [category["name"] for category in categories if category["id"] not in used]:
-        what = f"{path}: no instance of {', '.join(lost[:10])}" + f" and {len(lost) - 10} more" * (len(lost) > 10)
+        what = f"{path}: no instance of {listed(lost, 10)}"
         findings.append(Finding("warn", what, "no AP can be given for them"))
     if small := [image["id"] for image in images if min(image["width"], image["height"]) < SMALLEST]:
         what = f"{path}: {len(small)} images have a side below {SMALLEST} pixels (first: {small[0]})"

@@ -14,10 +14,10 @@ from selfpatch.eval.datasets import checks
 from selfpatch.eval.datasets.archives import Source
 from selfpatch.eval.datasets.checks import Finding
 from selfpatch.eval.measures.jf import VOID
-from selfpatch.pretrain.cli import UserError
+from selfpatch.pretrain.cli import UserError, listed
 from selfpatch.pretrain.files import read_lines
 from selfpatch.pretrain.folders import Listing, list_files, merged
-from selfpatch.pretrain.images import Header, ends_whole, read_header, read_labels, upright_size
+from selfpatch.pretrain.images import Header, ends_whole, read_header, read_labels
 from selfpatch.pretrain.settings import option
 from selfpatch.reports.record import Dataset
 
@@ -148,9 +148,9 @@ def _paired(name: str, frames: Listing, masks: Listing) -> Video:
 
 def _check_first(video: Video) -> None:
     labels = read_labels(video.masks[0])
-    size = read_header(video.frames[0]).size
-    if labels.shape not in (size, upright_size(video.frames[0])):
-        raise UserError("{} is {}x{}, its frame {}x{}".format(video.masks[0], *labels.shape[::-1], *size[::-1]))
+    header = read_header(video.frames[0])
+    if labels.shape not in (header.size, header.upright):
+        raise UserError("{} is {}x{}, its frame {}x{}".format(video.masks[0], *labels.shape[::-1], *header.size[::-1]))
     ids = ids_of(labels)
     if not ids and (labels == VOID).any():
         raise UserError(
@@ -198,7 +198,7 @@ def check_videos(videos: Sequence[Video], thorough: bool = False, decode: bool =
         objects += max(ids)
         moments += [_Moment(*pair, first.shape, ids) for pair in zip(video.frames, video.masks)]
         if gaps := sorted(set(range(1, max(ids))) - ids):
-            shown = ", ".join(map(str, gaps[:5])) + (f" and {len(gaps) - 5} more" if len(gaps) > 5 else "")
+            shown = listed(gaps)
             what = f"{video.masks[0]} skips object {shown}"
             fix = "each counts as an object that is never there (J = F = 1): number objects 1, 2, …, or give"
             findings.append(Finding("error", what, f"{fix} {option(ABSENT)}", ABSENT))
@@ -240,7 +240,7 @@ class _Moment:
         try:
             header = read_header(self.frame, decode=decode or not ends_whole(self.frame))
             labels = read_labels(self.mask)
-            sizes = [(self.frame, {header.size, upright_size(self.frame)}, header.size)]
+            sizes = [(self.frame, {header.size, header.upright}, header.size)]
         except UserError as error:
             return [Finding("error", str(error))], None, set()
         sizes.append((self.mask, {labels.shape}, labels.shape))

@@ -20,7 +20,7 @@ import numpy as np
 from tabulate import tabulate
 
 from selfpatch.eval.measures.bitmaps import score_frame
-from selfpatch.pretrain.cli import UserError, command_parser, run_command
+from selfpatch.pretrain.cli import UserError, command_parser, listed, run_command
 from selfpatch.pretrain.files import raise_unless_writable, read_lines, write_text
 from selfpatch.pretrain.folders import folders_in, list_files
 from selfpatch.pretrain.images import labels_size, read_labels
@@ -181,7 +181,7 @@ def remarks(truth: Path, prediction: Path, sequences: Sequence[str]) -> list[str
         if gaps := set(range(1, max(ids))) - ids:
             lines.append(f"{first} skips {len(gaps)} object ids: each counts as one that is never there (J = F = 1)")
     if lacking:
-        which = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
+        which = listed(lacking)
         lines.append(f"the first or the last predicted mask is not there, and not scored either: {which}")
     return lines
 
