@@ -415,9 +415,7 @@ def test_training_goes_on_past_a_picture_that_cannot_be_read_only_if_told_to(
     shutil.copytree(data, spoiled)
     broken = spoiled / "images/training/2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    monkeypatch.setattr(
-        "selfpatch.eval.datasets.ade20k.sample", lambda pairs, thorough: pairs[:2]
-    )  # it is no part of it
+    monkeypatch.setattr("selfpatch.eval.datasets.checks.sample", lambda items, *_: items[:2])  # it is no part of it
     with pytest.raises(UserError, match=r"images/training/2\.png"):
         run.main(command(checkpoints["vit"], spoiled, short, tmp_path))
     run.main(command(checkpoints["vit"], spoiled, short, tmp_path, "--skip-unreadable"))
