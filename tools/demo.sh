@@ -42,12 +42,12 @@ source "$HERE/_env.sh"
 started=$(date +%s)
 step() { printf '\n\033[1m== %s\033[0m  (%d min %02d s)\n' "$1" $((($(date +%s) - started) / 60)) $((($(date +%s) - started) % 60)); }
 
-SHORT_SIDE=480 RECIPE=mini WARMUP=$((EPOCHS > 1))
+SHORT_SIDE=480 RECIPE=mini CROP=448 WARMUP=$((EPOCHS > 1))
 if [ -z "$DATA" ]; then
     step "toy world"
     "$PYTHON" "$ROOT/tools/toy_data.py" --out "$OUT/data"
     DATA="$OUT/data/images" DAVIS="$OUT/data/DAVIS" COCO="$OUT/data/coco" ADE20K="$OUT/data/ade20k"
-    SHORT_SIDE=192 RECIPE=toy WARMUP=$((EPOCHS / 6))
+    SHORT_SIDE=192 RECIPE=toy CROP=224
 fi
 
 METHODS=(random dino selfpatch moby)
@@ -82,7 +82,7 @@ for method in "${METHODS[@]}"; do
     fi
     if [ -n "$ADE20K" ]; then
         step "ADE20K: $method"
-        evaluate ade20k "$method" --data "$ADE20K" --protocol semantic-fpn-mini
+        evaluate ade20k "$method" --data "$ADE20K" --protocol dense-knn --crop "$CROP"
     fi
 done
 

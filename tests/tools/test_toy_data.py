@@ -1,4 +1,4 @@
-"""The toy world: the same seed gives the same bytes, its annotations are exact, and colour gives nothing away."""
+"""The toy world: the same seed gives the same bytes, its annotations are exact, and no pixel gives its class away."""
 
 import dataclasses
 import hashlib
@@ -22,8 +22,8 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))  # the tools are scripts, not a package
 toy_data, toy_scene = importlib.import_module("toy_data"), importlib.import_module("toy_scene")
 
-THINGS, GROUNDS = toy_scene.THING_CLASSES, toy_scene.GROUND_TEXTURES
-STILL = {"speed": 0.0, "turn": 0.0, "bend": 0.0, "camera": 0.0, "light": 0.0, "shadow": 0.0, "noise": 0.0}
+THINGS, GROUNDS = toy_scene.THING_CLASSES, toy_scene.GROUND_CLASSES
+STILL = dict.fromkeys(["speed", "turn", "bend", "creep", "camera", "light", "flicker", "tint", "noise"], 0.0)
 SMALL = toy_data.Plan(
     seed=3,
     images=4,
@@ -180,22 +180,18 @@ def test_ade_set(root, split, count):
 
 @pytest.mark.parametrize("index", range(4))
 def test_masks_agree_with_the_picture_to_the_pixel(index):
-    """Drawn without light and noise, taking the last thing away changes the picture in its mask, not elsewhere."""
-    drawn = scene(index, light=0.0, shadow=0.0, noise=0.0)
-    whole = drawn.render(0)
-    drawn.things = drawn.things[:-1]
-    without = drawn.render(0)
-    last = len(drawn.things) + 1
-    moved = np.abs(whole.image.astype(int) - without.image).sum(2) > 0
-    mask = whole.things == last
+    """Painting the last thing black changes all of the picture in its mask, and nothing elsewhere."""
+    drawn = scene(index, light=0.0, tint=0.0, noise=0.0)
+    whole, last = drawn.render(0), drawn.things[-1]
+    black = dataclasses.replace(last.surface, colours=np.zeros((2, 3), np.float32))
+    drawn.things[-1] = dataclasses.replace(last, surface=black)
+    painted = drawn.render(0)
+    mask = whole.things == len(drawn.things)
     assert mask.sum() > 400
-    assert np.array_equal(whole.things[~mask], without.things[~mask])  # what it does not cover stays as it was
-    far = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) == 0
-    beyond_shadow = cv2.dilate(mask.astype(np.uint8), np.ones((61, 61))) == 0
-    assert not moved[beyond_shadow].any()
-    assert moved[mask].mean() > 0.9
-    # outside its mask only its shadow falls, which darkens
-    assert (whole.image.astype(int) - without.image)[far].max() <= 0
+    assert np.array_equal(whole.things, painted.things)
+    moved = (whole.image != painted.image).any(2)
+    assert moved[mask].all()
+    assert not moved[cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) == 0].any()
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -233,33 +229,39 @@ def test_objects_are_visible_at_first_and_hide_one_another_later():
     assert np.mean(np.array(hidden) > 0.3) >= 0.75
 
 
-@pytest.mark.parametrize("quantity", ["speed", "turn", "bend", "camera", "light", "shadow", "noise"])
+@pytest.mark.parametrize("quantity", ["speed", "turn", "bend", "creep", "camera", "light", "flicker", "tint", "noise"])
 def test_each_quantity_of_the_world_changes_the_frames(quantity):
     frozen = scene(1, frames=12, **STILL)
     assert np.array_equal(frozen.render(0).image, frozen.render(11).image)
     alive = STILL | {quantity: getattr(toy_scene.World(), quantity)}
-    if quantity == "shadow":
-        alive["speed"] = 6.0  # a shadow passes with the speed of things
+    if quantity in ("light", "flicker"):  # it moves by the one, and is there by the other
+        alive |= {"light": 0.45, "flicker": 0.5}
     moving = scene(1, frames=12, **alive)
     assert not np.array_equal(moving.render(0).image, moving.render(11).image)
 
 
-def test_light_changes_brightness_within_a_sequence():
+def test_light_changes_the_brightness_of_a_place_within_a_sequence():
     swings = []
     for index in range(6):
-        drawn = scene(index, frames=24)
-        means = [drawn.render(t).image.mean() for t in range(0, 24, 4)]
-        swings.append(max(means) / min(means))
+        drawn = scene(index, frames=24, noise=0.0)
+        frames = np.stack([drawn.render(t).image.mean(2) for t in range(0, 24, 4)])  # (6, 192, 224)
+        patches = frames.reshape(6, 12, 16, 14, 16).mean((2, 4))
+        swings.append(np.median(patches.max(0) / patches.min(0)))
     assert np.median(swings) > 1.25
 
 
-def test_textures_have_their_structure_within_a_patch():
-    """In every 16-pixel patch of a thing's surface both colours of its texture are there."""
-    for kind, family in enumerate(toy_scene.THING_TEXTURES):
-        pattern = toy_scene._pattern(toy_scene.generator(5, kind), family, (96, 96), toy_scene.World())
-        patches = pattern.reshape(6, 16, 6, 16).transpose(0, 2, 1, 3).reshape(36, 256)
-        assert patches.min(1).max() < 0.2
-        assert patches.max(1).min() > 0.8
+def test_patterns_have_their_structure_within_a_patch():
+    """In every 16-pixel patch of a surface both of its colours are there, and over the whole they are as frequent."""
+    for kind in (*THINGS, *GROUNDS):
+        for index in range(8):
+            surface = toy_scene.draw_surface(toy_scene.generator(5, index), kind, toy_scene.World())
+            first, second = surface.colours
+            y, x = np.mgrid[:96, :96].astype(np.float32)
+            share = ((surface.at(x, y, 3) - first) @ (second - first)) / ((second - first) ** 2).sum()
+            patches = share.reshape(6, 16, 6, 16).transpose(0, 2, 1, 3).reshape(36, 256)
+            assert patches.min(1).max() < 0.2
+            assert patches.max(1).min() > 0.8
+            assert share.mean() == pytest.approx(0.5, abs=0.05)
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -306,18 +308,19 @@ def test_the_colour_test_sees_a_tint_of_a_few_grey_levels(gallery):
     assert colour_auc(tinted) > 0.6
 
 
-def test_things_and_ground_of_a_scene_share_their_colours():
-    """Mean colours of things and of ground, over scenes, come from one distribution."""
-    things, ground = [], []
-    for index in range(60):
-        palette = toy_scene.draw_palette(toy_scene.generator(7, index), toy_scene.World())
-        rng = toy_scene.generator(8, index)
-        for families, means in ((toy_scene.THING_TEXTURES, things), (GROUNDS, ground)):
-            family = families[index % len(families)]
-            surface = toy_scene.draw_texture(rng, family, (96, 96), palette, toy_scene.World())
-            means.append(surface.mean((0, 1)))
-    difference = np.abs(np.mean(things, 0) - np.mean(ground, 0))
-    assert (difference < 3 * np.std(np.subtract(things, ground), 0) / np.sqrt(60)).all()
+def test_hues_are_equally_bright_and_belong_to_one_thing_and_one_ground_each():
+    colours = {hue: toy_scene.colour_of(hue, 0.08) for hue in toy_scene.HUES}
+    assert np.array([*colours.values()]) @ [0.299, 0.587, 0.114] == pytest.approx(0.45)
+    for classes in (THINGS, GROUNDS):
+        assert sorted(hue for name in classes for hue in name.split("-")) == sorted(colours)
+    for name in THINGS:
+        assert sum(colours[hue] for hue in name.split("-")) / 2 == pytest.approx(0.45)
+
+
+def test_brightness_misleads():
+    """It varies, from pixel to pixel and by light, by more than the hues differ from grey."""
+    images = [scene(index, size=(160, 160)).render(0).image for index in range(6)]
+    assert np.std([image.mean(2) for image in images]) > 1.5 * 255 * toy_scene.World().chroma
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -391,9 +394,8 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
         (["--set", "gravity=1"], "no 'gravity'"),
         (["--set", "speed=fast"], "'fast' is no float"),
         (["--set", "things_min=5"], "things_min=5"),
-        (["--set", "colours=1"], "colours"),
-        (["--set", "contrast=0.5"], "contrast"),
-        (["--set", "shadow=1.5"], "shadow"),
+        (["--set", "chroma=0.5"], "chroma"),
+        (["--set", "colours=3"], "colours"),
         (["--set", "light=nan"], "light"),
         (["--workers", "0"], "--workers"),
     ],
