@@ -51,6 +51,7 @@ class Album:
     notes: list[str]
     legend: str = ""
     heading: str = ""
+    listed: frozenset[str] | None = None  # of many units those that a table shows; None: all
 
 
 def album_of(table: Table, scored: Scores) -> Album:
@@ -81,9 +82,8 @@ def album_of(table: Table, scored: Scores) -> Album:
         except UserError as error:
             notes.append(f"No picture of {name}: {error}.")
     notes = notes[:1] + [f"{len(notes) - 1} more pictures could not be made."] * (len(notes) > 1)
-    if not scored:  # of many images only those that are pictured
-        shown = {row: {one.name: values[one.name] for one in made} for row, values in shown.items()}
-    return Album(made, shown, notes, LEGENDS.get(measure.key, ""), heading)
+    listed = None if scored else frozenset(one.name for one in made)
+    return Album(made, shown, notes, LEGENDS.get(measure.key, ""), heading, listed)
 
 
 def leave_out_clips(albums: Sequence[Album], most: int) -> list[str]:
@@ -200,7 +200,10 @@ def unit_sheet(table: Table, album: Album, links: Mapping[str, str]) -> Sheet | 
                 sign = "even" if not abs(round(delta, DIGITS)) > 0 else "gain" if delta > 0 else "loss"
             cells.append(Cell(f"{value:.{DIGITS}f}", delta=text, sign=sign))
         found = [own[name] for own in deltas.values() if name in own] or [0.0]
-        lines.append((min(found), max(found), name, cells))
+        if album.listed is None or name in album.listed:
+            lines.append((min(found), max(found), name, cells))
+    if not lines:
+        return None
     lines.sort(key=lambda line: line[:3])
     several = len({row.arch for row in rows}) > 1
     heads = [Head(f"{row.label} {row.arch}" if several else row.label, number=True) for row in rows]
@@ -215,9 +218,9 @@ def extremes(deltas: Mapping[str, Mapping[str, float]]) -> str:
     lines = []
     for row, own in deltas.items():
         best, worst = max(own, key=own.__getitem__), min(own, key=own.__getitem__)
-        gained = sum(delta > 0 for delta in own.values())
-        ends = f"{best} {delta_text(own[best])}, {worst} {delta_text(own[worst])}"
-        lines.append(f"{row} is better on {gained} of {len(own)} ({ends})")
+        gained, lost = (sum(sign * delta > 0 for delta in own.values()) for sign in (1, -1))
+        ends = f"from {delta_text(own[worst])} on {worst} to {delta_text(own[best])} on {best}"
+        lines.append(f"{row} is better on {gained} and worse on {lost} of {len(own)}, {ends}")
     return "; ".join(lines)
 
 
