@@ -31,7 +31,7 @@ def has_cls_row(table: Tensor | None) -> bool:
 
 def is_square(number: int) -> bool:
     """Whether so many positions fill a square grid."""
-    return math.isqrt(number) ** 2 == number
+    return number >= 0 and math.isqrt(number) ** 2 == number
 
 
 def shape_text(tensor: Tensor) -> str:
