@@ -704,6 +704,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         load(tmp_path, content, heads=HEADS)
 
 
+@pytest.mark.parametrize("shape", [(0, 0, 0), (1, 0, 64), (1, 1, 0)])
+def test_an_empty_table_of_positions_is_refused(shape, tmp_path):
+    content = content_of("DINO, backbone")[0]
+    content["pos_embed"] = torch.zeros(shape)
+    with pytest.raises(UserError):
+        load(tmp_path, content, heads=HEADS)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.encoder_q.", "module.base_encoder."])
 def test_a_resnet_is_refused(prefix, tmp_path):
     names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.1.conv2.weight", "fc.weight")
