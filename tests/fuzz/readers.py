@@ -311,7 +311,14 @@ def checkpoints(draw: Callable) -> bytes:
     return saved({"meta": draw(VALUES), "state_dict": tensors} if draw(st.booleans()) else tensors)
 
 
-EXAMPLE_RECORD = {"task": "knn", "metrics": {"top-1": 50.0}, "protocol": {"name": "x", "parameters": {}}, "notes": []}
+TEXTS = ("title", "dataset", "dataset_fingerprint", "split", "method", "checkpoint", "checkpoint_sha256")
+EXAMPLE_RECORD = {
+    **dict.fromkeys((*TEXTS, "weights_sha256", "device", "started"), "x"),
+    **{"task": "knn", "headline": ["top-1"], "measure": "selfpatch.reports.metrics:CLASSIFICATION", "lower": []},
+    **{"protocol": {"name": "x", "parameters": {"k": 20}}, "arch": {"depth": 2}, "config": None, "versions": {}},
+    **{"pretrain_epochs": 3, "seed": None, "certificate": [], "seconds": 1.5, "miniature": True},
+    **{"metrics": {"top-1": 50.0}, "notes": ["x"]},
+}
 LISTS = [b"dog\ncat\n", b"\xef\xbb\xbfdog\r\n", b'["sky", "road"]', "dög\n".encode("utf-16")]
 JSON = [text_of(annotations())]
 KINDS: dict[str, tuple[Callable[[bytes], None], st.SearchStrategy, int]] = {  # reader, files, share of the cases
