@@ -43,7 +43,7 @@ def imagenet(root: Path, share: float) -> list[str]:
         source = copy(root, number // 40)
         for image in range(each):
             os.link(source, folder / f"{image}.JPEG")
-    return ["selfpatch.eval.datasets.prepare", "imagenet", "--data", str(root)]
+    return ["selfpatch.eval.command", "data", "imagenet", "--data", str(root)]
 
 
 def copy(root: Path, number: int) -> Path:
@@ -69,7 +69,7 @@ def coco(root: Path, share: float) -> list[str]:
                 source = root / f"{split}-{number}.jpg"
                 source.write_bytes((root / f"{split}.jpg").read_bytes())
             os.link(source, folder / image["file_name"])
-    return ["selfpatch.eval.datasets.prepare", "coco", "--data", str(root)]
+    return ["selfpatch.eval.command", "data", "coco", "--data", str(root)]
 
 
 def scores(root: Path, share: float) -> list[str]:

@@ -263,7 +263,7 @@ def test_batch_norms_need_two_images(photos, tiny, tmp_path):
     [
         ({"views.local.size": 8, "model.backbone.patch_size": 16}, "a crop of 8 pixels is smaller than a patch of 16"),
         ({"views.global2.count": 0, "views.local.count": 0}, "1 global and 0 local crops"),
-        ({"views.global2.size": 48}, "global crops of 48 and 64 pixels"),
+        ({"views.global2.size": 64}, "global crops of 48 and 64 pixels"),
         ({"model.backbone.heads": 5}, "5 heads do not divide a width of 96"),
     ],
 )
