@@ -26,6 +26,7 @@ class ClassAttention(nn.Module):
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def keys_values(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., C) of normalised tokens (..., C)."""
         return self.k(z), self.v(z)
 
     def forward(self, c: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -60,6 +61,7 @@ class ClassAttentionBlock(nn.Module):
         self.mlp = MLP(dim, 4 * dim)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., C) of tokens (..., C)."""
         return self.attn.keys_values(self.norm1(x))
 
     def forward(self, c: Tensor, keys: Tensor, values: Tensor, valid: Tensor | None = None) -> Tensor:

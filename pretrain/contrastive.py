@@ -61,6 +61,7 @@ class ContrastiveHead(nn.Module):
         self.out = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """(n, in_dim) -> (n, out_dim)."""
         return self.out(F.relu(self.norm(self.hidden(rows))))
 
 

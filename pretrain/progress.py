@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
@@ -19,7 +18,6 @@ class Meter:
         total: of how many; 0 where :meth:`update` tells it.
         unit: what is counted, such as "frames".
         done: how many an earlier run left done: they do not count for the speed.
-        say: is given the lines; None: they go to ``file``.
         file: where the bar is shown; None: standard output.
         summary: whether a line with the speed is said when all is done.
     """
@@ -30,13 +28,12 @@ class Meter:
         total: int,
         unit: str,
         done: int = 0,
-        say: Callable[[str], None] | None = None,
         file: TextIO | None = None,
         summary: bool = True,
     ) -> None:
         file = file or sys.stdout
         self.title, self.total, self.unit, self.done = title, total, unit, done
-        self.say = say or (lambda line: print(line, file=file, flush=True))
+        self.file = file
         self.before, self.summary = done, summary
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -57,7 +54,10 @@ class Meter:
         if self.bar:
             self.bar.stop()
         if self.summary and self.done == self.total > self.before:
-            self.say(f"{self.title}: {self.done - self.before} {self.unit}, {self._speed():.2f} {self.unit}/s")
+            self._say(f"{self.title}: {self.done - self.before} {self.unit}, {self._speed():.2f} {self.unit}/s")
+
+    def _say(self, line: str) -> None:
+        print(line, file=self.file, flush=True)
 
     def _speed(self) -> float:
         return (self.done - self.before) / (time.perf_counter() - self.began)
@@ -72,7 +72,7 @@ class Meter:
             self.said = time.perf_counter()
             left = time.strftime("%H:%M:%S", time.gmtime(max(0, self.total - self.done) / speed))
             of = f"{self.done} of {self.total} {self.unit}"
-            self.say(f"{self.title}: {of}, {speed:.2f} {self.unit}/s, {left} left")
+            self._say(f"{self.title}: {of}, {speed:.2f} {self.unit}/s, {left} left")
 
     def update(self, done: int, total: int) -> None:
         """Say that ``done`` of ``total`` are done: the callback of what counts by itself."""

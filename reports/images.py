@@ -104,14 +104,11 @@ def detection_picture(name: str, records: Mapping[str, Record], baseline: str) -
         columns.append(("ground truth", [_boxes(image, given, content[baseline]["truth"], [], share)]))
         for title, record in records.items():
             one = content[title]
-            columns.append((title, [_boxes(image, read_labels(kept_file(record, f"{name}.png")), *_lists(one), share)]))
+            numbered = read_labels(kept_file(record, f"{name}.png"))
+            columns.append((title, [_boxes(image, numbered, one["found"], one["missed"], share)]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the kept detections of image {name} are none ({error})") from error
     return headed(columns)
-
-
-def _lists(content: dict) -> tuple[list[dict], list[dict]]:
-    return content["found"], content["missed"]
 
 
 def headed(columns: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:

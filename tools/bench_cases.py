@@ -20,13 +20,6 @@ PHOTOS = Path(os.environ.get("SELFPATCH_DATA", ROOT.parent / "shared" / "data"))
 sys.path.append(str(REFERENCE))  # whose modules are no package
 
 
-def published(name: str):
-    """A function of :mod:`bench_published`, whose stand-ins only its own process gets to see."""
-    import bench_published
-
-    return getattr(bench_published, name)
-
-
 def timed(step, warmup: int, times: int) -> float:
     """The median seconds of one call."""
     for _ in range(warmup):
@@ -56,7 +49,9 @@ def pretrain(side: str, precision: str = "fp32") -> tuple[float, list[float]]:
 
     method, crops = pretraining_case()
     if side == "published":
-        return published("step")(precision, crops, timed), []
+        from bench_published import step
+
+        return step(precision, crops, timed), []
     step = Step(lr=5e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04)
     adamw = {"lr": step.lr, "weight_decay": step.weight_decay}
     losses: list[float] = []
@@ -176,7 +171,7 @@ def jf(side: str) -> tuple[float, list[float]]:
                 radius = np.hypot(y - 140 - 60 * number, x - 200 * number - 4 * t - offset)
                 mask[radius < 60 + 10 * number + 12 * np.sin(5 * angle + 0.3 * t)] = number
     if side == "published":
-        score = published("score_sequence")
+        from bench_published import score_sequence as score
     elif side == "plain":
         from jf_plain import score_sequence as score
     else:
@@ -201,7 +196,9 @@ def augmentation(side: str) -> tuple[float, list[float]]:
     cv2.setNumThreads(1)
     paths = photos()
     if side == "published":
-        return published("augmentation")(paths), []
+        from bench_published import augmentation
+
+        return augmentation(paths), []
     if side == "plain":
         from augment_plain import ten_crops as crops
     else:
@@ -263,7 +260,9 @@ def video(side: str, precision: str = "float32") -> tuple[float, list[int]]:
     (clip,) = open_videos(tree).videos
     start = time.perf_counter()
     if side == "published":
-        published("video")(model, tree, out)
+        from bench_published import video as published_video
+
+        published_video(model, tree, out)
         out = out / "made-up"
     elif side == "plain":
         torch.nn.functional.scaled_dot_product_attention = written_out

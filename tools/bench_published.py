@@ -5,8 +5,6 @@ and the davis2017-evaluation J and F. What they import and these parts don't use
 a GPU stays where it is.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os
@@ -59,9 +57,8 @@ def step(precision: str, crops: list[torch.Tensor], clock: Callable) -> float:
         stand_in(name)
     stand_in("timm.data.constants", IMAGENET_DEFAULT_MEAN=None, IMAGENET_DEFAULT_STD=None)
     main = published("pretrain", "main_selfpatch")
-    main.utils.SmoothedValue.synchronize_between_processes = lambda self: (
-        None
-    )  # through a GPU; what it logs is not timed
+    # What it logs goes through a GPU; that is not timed.
+    main.utils.SmoothedValue.synchronize_between_processes = lambda *_: None
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 
     def network() -> torch.nn.Module:

@@ -6,6 +6,7 @@ blur 34 to 35, by this one 39 after 8 epochs of 40 and 40.5 after 16 (four and e
 """
 
 _base_ = "pretrain.py"
+plain = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 model = dict(
     backbone=dict(size="tiny", embed_dim=192, depth=6, heads=3, img_size=112, drop_path_rate=0.0),
     out_dim=1024,
@@ -15,10 +16,11 @@ model = dict(
     center_momentum=0.5,  # a slower centre lets drift that all images share into the targets, and they become one
 )
 views = dict(  # at about the scale of 480p video frames
-    global1=dict(size=112, scale=(0.25, 0.8), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0),
-    global2=dict(size=112, scale=(0.25, 0.8), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0),
-    local=dict(size=48, scale=(0.08, 0.3), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0, count=4),
+    global1=dict(size=112, scale=(0.25, 0.8), **plain),
+    global2=dict(size=112, scale=(0.25, 0.8), **plain),
+    local=dict(size=48, scale=(0.08, 0.3), count=4, **plain),
 )
+del plain
 data = dict(root="data/imagenet-mini", batch_size=32, workers=2)
 schedule = dict(
     epochs=100,

@@ -31,6 +31,7 @@ class RegionExtractor(SingleRoIExtractor):
     """
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+        """Regions (R, C, side, side) of ``rois`` (R, 5)."""
         return super().forward(tuple(level.float().contiguous() for level in feats), rois.float(), roi_scale_factor)
 
 
@@ -39,6 +40,7 @@ class FloatRPNHead(RPNHead):
     """mmdet's region proposals with outputs in fp32, whatever precision they are computed in."""
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and box offsets of one level (B, C, h, w)."""
         scores, offsets = super().forward_single(x)
         return scores.float(), offsets.float()
 

@@ -127,6 +127,7 @@ class LinearHead(BaseDecodeHead):
         self.bn = nn.BatchNorm2d(in_channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits (B, classes, h, w)."""
         return self.cls_seg(self.bn(self._transform_inputs(inputs)))
 
 
