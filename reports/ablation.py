@@ -1,5 +1,6 @@
 """A sweep's cells → ablation tables: the settings of each cell beside what it scored; cells that failed say so."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,9 @@ from selfpatch.reports.bootstrap import Difference, Pair
 from selfpatch.reports.frames import GROUP, records_frame
 from selfpatch.reports.record import Record
 from selfpatch.reports.sheet import MINIATURE, Cell, Head, Sheet
-from selfpatch.reports.tables import DIGITS, dataset_name, score_text, verdict_line
+from selfpatch.reports.tables import DIGITS, dataset_name, differences_sheet, score_text, verdict_line
 
+CELL = "cell"  # the axis of a grid that lists its cells: their names
 SEED_AXES = ("seed", "randomness.seed")  # repetitions: averaged, never a setting that is compared
 
 
@@ -22,7 +24,8 @@ class Ablation:
     ``frame`` has a row per combination of ``axes`` with, for each of ``metrics``, the columns ``<metric>`` (mean over
     seeds), ``<metric> std`` and ``<metric> n``, and ``status`` (done, pending, or 'failed: why'). ``values`` gives each
     axis's values as text, in the order of the grid; of the metrics in ``lower`` less is better. ``records`` holds those
-    of each row; ``differences`` the bootstraps of its metrics against the first row, by place and metric.
+    of each row; ``references`` the rows to compare, (row, row compared with); ``differences`` their bootstraps, by both
+    places and the metric.
     """
 
     title: str
@@ -33,10 +36,13 @@ class Ablation:
     miniature: bool
     lower: frozenset[str] = frozenset()
     records: list[list[Record]] = field(default_factory=list)
-    differences: dict[tuple[int, str], Difference] = field(default_factory=dict)
+    references: list[tuple[int, int]] = field(default_factory=list)
+    differences: dict[tuple[int, int, str], Difference] = field(default_factory=dict)
 
     def row_name(self, place: int) -> str:
-        """The settings of a row: 'k=4, aggregate=on'."""
+        """The name of a listed cell, or the settings of a row: 'k=4, aggregate=on'."""
+        if CELL in self.axes:
+            return self.frame[CELL].iloc[place]
         names = short_names(self.axes)
         return ", ".join(f"{names[axis]}={self.frame[axis].iloc[place]}" for axis in self.axes)
 
@@ -73,16 +79,26 @@ def ablation_tables(sweep: dict[str, Any]) -> list[Ablation]:
         records = [[by_path[path] for path in sorted(paths)] if isinstance(paths, set) else [] for paths in own]
         frame = frame.reset_index().rename(columns=dict(enumerate(axes)))
         lower, miniature = frozenset(part.loc[part["lower"], "metric"]), bool(part["miniature"].any())
-        tables.append(Ablation(title, axes, values, metrics, frame, miniature, lower, records))
+        references = _references(sweep, frame)
+        tables.append(Ablation(title, axes, values, metrics, frame, miniature, lower, records, references))
     return tables
 
 
+def _references(sweep: dict[str, Any], frame: pd.DataFrame) -> list[tuple[int, int]]:
+    """Which rows are compared with which: as the cells say, or all with the first."""
+    against = {cell["settings"].get(CELL): cell["against"] for cell in sweep["cells"]}
+    if not any(against.values()):
+        return [(place, 0) for place in range(1, len(frame))]
+    names = list(frame[CELL])
+    return [(place, names.index(other)) for place, name in enumerate(names) for other in against[name]]
+
+
 def pairs(ablation: Ablation) -> list[Pair]:
-    """The comparisons of each row with the first, by (place, metric)."""
+    """The comparisons of rows with those they are compared with, by both places and the metric."""
     return [
-        Pair((place, metric), ablation.row_name(place), records, ablation.records[0], metric)
+        Pair((place, other, metric), ablation.row_name(place), ablation.records[place], ablation.records[other], metric)
         for metric in ablation.metrics
-        for place, records in enumerate(ablation.records[1:], 1)
+        for place, other in ablation.references
     ]
 
 
@@ -122,11 +138,39 @@ def to_sheet(ablation: Ablation) -> Sheet:
         columns.append([Cell(text, bool(value == best)) for text, value in zip(texts, shown, strict=True)])
     columns += [[Cell(text) for text in frame["status"]]] * shows_status
     rows = [list(row) for row in zip(*columns, strict=True)]
-    compared = [
-        (ablation.differences.get((place, metric)), ablation.row_name(place), metric)
-        for place in range(1, len(frame))
-        for metric in ablation.metrics
-        if np.isfinite(frame[metric].iloc[place])
-    ]
-    lead = verdict_line(ablation.row_name(0), compared) if compared else ""
+    lead = " ".join(
+        verdict_line(ablation.row_name(other), compared)
+        for other in dict.fromkeys(other for _, other in ablation.references)
+        if (compared := _compared(ablation, other))
+    )
     return Sheet(ablation.title, heads, rows, lead, [MINIATURE] * ablation.miniature)
+
+
+def _compared(ablation: Ablation, other: int) -> list[tuple[Difference | None, str, str]]:
+    """(difference, row, metric) of all that is compared with the row at ``other``."""
+    return [
+        (ablation.differences.get((place, other, metric)), ablation.row_name(place), metric)
+        for place, reference in ablation.references
+        for metric in ablation.metrics
+        if reference == other and np.isfinite(ablation.frame[metric].iloc[place])
+    ]
+
+
+def bootstrap_sheet(ablation: Ablation) -> Sheet | None:
+    """Every bootstrapped difference between rows with its verdict; None where there is none."""
+    lines = [
+        ((ablation.row_name(place), ablation.row_name(other)), one)
+        for (place, other, _), one in ablation.differences.items()
+    ]
+    title = f"Is the difference more than chance? {ablation.title}"
+    return differences_sheet(title, ("row", "against"), lines) if lines else None
+
+
+def bootstrap_frame(ablations: Sequence[Ablation]) -> pd.DataFrame:
+    """Every bootstrapped difference between rows of sweeps, one a row."""
+    lines = [
+        {"table": ablation.title, "row": ablation.row_name(place), "against": ablation.row_name(other), **one.as_dict()}
+        for ablation in ablations
+        for (place, other, _), one in ablation.differences.items()
+    ]
+    return pd.DataFrame(lines)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.files import atomic_path, write_text
 from selfpatch.reports import plots
-from selfpatch.reports.ablation import Ablation
+from selfpatch.reports.ablation import CELL, Ablation
 from selfpatch.reports.bootstrap import unit_scores
 from selfpatch.reports.frames import ROW
 from selfpatch.reports.metrics import resolve
@@ -137,11 +137,11 @@ def length_text(epochs: int) -> str:
 
 
 def ablation_plots(one: Ablation) -> list[Plot]:
-    """A curve per metric and axis with at least two values that were scored."""
+    """A curve per metric and axis with at least two values that were scored; of listed cells only over their names."""
     return [
         Plot(f"{metric} against {axis}", plots.curve(one, metric, axis), one.frame)
         for metric in one.metrics
-        for axis in one.axes
+        for axis in ([CELL] if CELL in one.axes else one.axes)
         if one.frame.dropna(subset=[metric])[axis].nunique() > 1
     ]
 

@@ -170,6 +170,7 @@ class SweepCell(BaseModel):
     status: Literal["done", "failed", "pending"]
     error: str | None = None
     records: list[str] = []
+    against: list[str] = []
 
 
 class Sweep(BaseModel):

@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 from selfpatch.pretrain.files import atomic_path
+from selfpatch.reports.ablation import Ablation
 from selfpatch.reports.figures import Plot, slug
 from selfpatch.reports.pictures import Album
 from selfpatch.reports.record import Record
@@ -49,7 +50,7 @@ class Section:
 def render_page(
     overview: Sheet | None,
     sections: Sequence[tuple[Section, Sheet, Sheet | None]],
-    ablations: Sequence[tuple[Sheet, list[Plot]]],
+    ablations: Sequence[tuple[Ablation, Sheet, Sheet | None, list[Plot]]],
     published: Sequence[Sheet],
     records: Sequence[Record],
     made: str,
@@ -61,7 +62,7 @@ def render_page(
     Args:
         overview: the benchmarks side by side; None where there is one alone.
         sections: each with its table and its bootstraps, as they are shown.
-        ablations: each with its plots.
+        ablations: each with its table, its bootstraps, and its plots.
         published: tables of others' figures.
         records: what it was all made from.
         made: the date to show.

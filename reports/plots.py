@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from selfpatch.pretrain.files import atomic_path
-from selfpatch.reports.ablation import Ablation, short_names
+from selfpatch.reports.ablation import CELL, Ablation, short_names
 from selfpatch.reports.tables import Row, Table, delta_text, score_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -111,7 +111,7 @@ def curve(ablation: Ablation, metric: str, axis: str) -> Figure:
     scale. Points of an axis that has no order (names) are not joined.
     """
     values = ablation.values[axis]
-    others = [other for other in ablation.axes if other != axis]
+    others = [] if axis == CELL else [other for other in ablation.axes if other != axis]
     names = short_names(ablation.axes)
     ordered = all(_is_number(value) for value in values)
     longest = max(map(len, values))

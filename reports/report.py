@@ -61,7 +61,7 @@ class Report:
 
     overview: Sheet | None  # None where there is one benchmark alone
     sections: list[tuple[Section, Sheet, Sheet | None]]  # with its bootstraps, if any
-    ablations: list[tuple[Sheet, list[Plot]]]
+    ablations: list[tuple[ablation.Ablation, Sheet, Sheet | None, list[Plot]]]  # as the sections
     published: list[Sheet]
 
     def sheets(self) -> list[Sheet]:
@@ -69,12 +69,14 @@ class Report:
         shown = [self.overview] if self.overview else []
         for _, sheet, bootstraps in self.sections:
             shown += [sheet, bootstraps] if bootstraps else [sheet]
-        return [*shown, *(sheet for sheet, _ in self.ablations)]
+        for _, sheet, bootstraps, _ in self.ablations:
+            shown += [sheet, bootstraps] if bootstraps else [sheet]
+        return shown
 
     def plots(self) -> dict[str, Plot]:
         """File name, without ending → plot."""
         titled = [(section.table.title, section.plots) for section, *_ in self.sections]
-        titled += [(sheet.title, own) for sheet, own in self.ablations]
+        titled += [(sheet.title, own) for _, sheet, _, own in self.ablations]
         return {f"{slug(title)}-{slug(plot.name)}": plot for title, own in titled for plot in own}
 
     def notes(self) -> list[str]:
@@ -102,6 +104,8 @@ def main(argv: Sequence[str]) -> None:
     for name, plot in drawn.items():
         plot.save(out / "plots" / name, [ending for ending in VECTOR if ending in args.also])
     frames = {"report": frame, "comparison": comparison_csv(tables), "bootstrap": bootstrap_frame(tables)}
+    if sweeps:
+        frames["ablation"] = ablation.bootstrap_frame([one for one, *_ in report.ablations])
     written = ["report.md", "report.tex", *write_frames(frames, out, "parquet" in args.also), f"plots/ ({len(drawn)})"]
     write_text(out / "report.md", markdown(report, [f"{name}.png" for name in drawn]))
     write_text(out / "report.tex", document(report.sheets()))
@@ -162,7 +166,7 @@ def make_report(tables: list[Table], records: list[Record], sweeps: list[dict], 
         sections[-1][0].notes += pictures.leave_out_clips(albums, pictures.LARGEST_PAGE)
     for one in (one for sweep in sweeps for one in ablation.ablation_tables(sweep)):
         one.differences, _ = bootstrap(ablation.pairs(one))
-        ablations.append((ablation.to_sheet(one), ablation_plots(one)))
+        ablations.append((one, ablation.to_sheet(one), ablation.bootstrap_sheet(one), ablation_plots(one)))
     return Report(
         to_sheet(overview_table(tables, args.baseline)) if len(tables) > 1 else None,
         sections,

@@ -19,7 +19,7 @@ from selfpatch.eval.run import check_command
 from selfpatch.pretrain.cli import UserError
 from selfpatch.pretrain.settings import Count, Natural, Settings, check, option
 from selfpatch.pretrain.train import build_method, load_config
-from selfpatch.reports.ablation import short_names
+from selfpatch.reports.ablation import CELL, short_names
 from selfpatch.reports.record import file_name
 
 OURS = ("--records", "--out", "--debug", "--help")  # options of an evaluation that the sweep itself gives
@@ -36,6 +36,7 @@ class Cell:
     pretrain_id: str  # of the effective config: equal where the same network would be trained
     evaluations: list[tuple[str, list[str]]]  # (task, options)
     seed: int | None = None  # where the grid repeats every setting with several seeds
+    against: tuple[str, ...] = ()  # names of the listed cells that this one is compared with
 
     @property
     def identity(self) -> str:
@@ -89,7 +90,16 @@ class GridFile(Settings):
                 raise UserError(f"seed {twice[0]} stands twice in seeds: the same network would count twice")
             if any("seed" in options for options in [self.options, *(spec.options for spec in self.specs())]):
                 raise UserError("give either seeds for all settings or the option seed, not both")
+        self._check_against()
         return self
+
+    def _check_against(self) -> None:
+        specs = self.specs()
+        for spec in specs:
+            for other in spec.references:
+                if other == spec.name or other not in [one.name for one in specs]:
+                    names = ", ".join(one.name for one in specs if one.name != spec.name)
+                    raise UserError(f"cell {spec.name}: against {other}: choose from {names or 'nothing: it is alone'}")
 
     def specs(self) -> "list[Spec]":
         """Every combination of the axes, the last one fastest; or the cells as they are listed."""
@@ -115,6 +125,12 @@ class Spec(Settings):
     name: str | int | None = None  # None: its number
     config: str | None = None  # None: the grid's
     options: dict[str, Any] = Field({})
+    against: str | tuple[str, ...] = ()  # the cells to compare with; where no cell names one, all with the first
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The names in ``against``."""
+        return (self.against,) if isinstance(self.against, str) else self.against
 
 
 class Entry(Settings):
@@ -154,7 +170,7 @@ def read_grid(path: Path) -> Grid:
         settings = {axis: chosen[axis] if axis in chosen else _setting(axis, spec, effective) for axis in axes}
         argv = [spec.config, *["--cfg-options"] * bool(words), *words, *more]
         pretrain_id = _digest(effective.to_dict())[:12]
-        cells.append(Cell(name, spec.config, settings, argv, pretrain_id, evaluations, seed))
+        cells.append(Cell(name, spec.config, settings, argv, pretrain_id, evaluations, seed, spec.references))
     return Grid(given.name, axes, cells, given.slurm)
 
 
@@ -210,10 +226,11 @@ def _effective(config: str | None, words: Sequence[str], data: str | None) -> Co
 
 
 def _axes_met(made: Sequence[tuple[Spec, Config]]) -> dict[str, list]:
-    """The axes of a list of cells: every key that a cell sets, with the values met, in order."""
+    """The axes of a list of cells: its name, and every key that a cell sets, with the values met, in order."""
     keys = dict.fromkeys(key for spec, _ in made for key in spec.options)
     if not keys or len({spec.config for spec, _ in made}) > 1:
         keys = {"config": None, **keys}
+    keys = {CELL: None, **keys}
     axes: dict[str, list] = {key: [] for key in keys}
     for axis, values in axes.items():
         for value in (_setting(axis, *one) for one in made):
@@ -224,8 +241,9 @@ def _axes_met(made: Sequence[tuple[Spec, Config]]) -> dict[str, list]:
 
 def _setting(axis: str, spec: Spec, effective: Config) -> Any:
     """The value of a dotted key in a cell's effective config, as JSON holds it."""
-    value: Any = spec.config if axis == "config" else effective.to_dict()
-    for part in axis.split(".") if axis != "config" else ():
+    own = {CELL: spec.name, "config": spec.config}
+    value: Any = own.get(axis) or effective.to_dict()
+    for part in axis.split(".") if axis not in own else ():
         if not isinstance(value, dict) or part not in value:
             return "default"
         value = value[part]

@@ -42,7 +42,8 @@ A grid is a YAML file:
   data: data/toy/images                instead of the config's own
   options: {schedule.epochs: 5}        for every cell, as --cfg-options
   axes: {model.k: [1, 4], model.neighbourhood: [3, all]}   every combination is a cell; or instead of axes
-  cells: [{name: one, config: dino_toy, options: {seed: 1}}, …]
+  cells: [{name: one, config: dino_toy, options: {seed: 1}}, {name: two, config: moby_toy, against: one}, …]
+                                       against: the cells that one is compared with (else the first)
   seeds: [0, 1, 2]                     every cell once with each
   evaluate: [{task: davis, options: {data: data/toy/DAVIS}}]
   gpus: 4                              processes of each pretraining
@@ -212,7 +213,10 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[int]:
 def write_sweep(place: Place, grid: Grid) -> dict[str, dict]:
     """Write ``sweep.json``, as the reports read it, from what is known of each cell; returns the states by name."""
     states = {cell.name: state_of(place, cell) for cell in grid.cells}
-    cells = [{"name": c.name, "settings": c.settings, "seed": c.seed, **states[c.name]} for c in grid.cells]
+    cells = [
+        {"name": c.name, "settings": c.settings, "seed": c.seed, "against": c.against, **states[c.name]}
+        for c in grid.cells
+    ]
     content = {"name": grid.name, "axes": grid.axes, "cells": cells}
     write_text(place.folder / "sweep.json", json.dumps(content, indent=1) + "\n")
     return states

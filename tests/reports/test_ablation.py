@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfpatch.reports.ablation import ablation_tables, pairs, to_sheet
+from selfpatch.reports.ablation import ablation_tables, bootstrap_frame, bootstrap_sheet, pairs, to_sheet
 from selfpatch.reports.bootstrap import compare_pairs
 from selfpatch.reports.frames import load_sweep
 from selfpatch.reports.sheet import to_markdown
@@ -121,5 +121,33 @@ def test_rows_are_compared_with_the_first(davis, write_record, tmp_path):
     (table,) = ablation_tables(load_sweep(tmp_path / "sweep.json"))
     table.differences, said = compare_pairs(pairs(table), resamples=100)
     assert said == []
-    assert table.differences[1, "J&F"].seeds == (2, 2)
+    assert table.differences[1, 0, "J&F"].seeds == (2, 2)
     assert to_sheet(table).lead == "Against method=1, better: method=4 (J&F); cannot tell: method=8 (J&F)."
+
+
+def test_listed_cells_are_compared_with_those_they_name(davis, write_record, tmp_path):
+    shifts = {"dino": 0.0, "selfpatch": 0.2, "moby": 0.2, "moby long": 0.0}
+    against = {"selfpatch": ["dino"], "moby long": ["moby", "dino"]}
+    cells = []
+    for name, shift in shifts.items():
+        units = davis.units(shift, seed=3)
+        path = write_record(metrics=davis.metrics(units), units=units, config={"cell": name})
+        cell = {"name": name, "settings": {"cell": name, "epochs": 2}, "status": "done", "records": [str(path)]}
+        cells.append(cell | {"against": against.get(name, [])})
+    axes = {"cell": list(shifts), "epochs": [2]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "grid", "axes": axes, "cells": cells}))
+    (table,) = ablation_tables(load_sweep(tmp_path / "sweep.json"))
+    table.differences, _ = compare_pairs(pairs(table), resamples=100)
+    assert to_sheet(table).lead == (
+        "Against dino, better: selfpatch (J&F); cannot tell: moby long (J&F). Against moby, worse: moby long (J&F)."
+    )
+    shown = [[cell.text for cell in row] for row in bootstrap_sheet(table).rows]
+    assert [(row[0], row[1], row[2], row[6]) for row in shown] == [
+        ("selfpatch", "dino", "J&F", "better"),
+        ("moby long", "moby", "J&F", "worse"),
+        ("moby long", "dino", "J&F", "cannot tell"),
+    ]
+    frame = bootstrap_frame([table])
+    assert frame["verdict"].tolist() == ["better", "worse", "cannot tell"]
+    assert shown[0][3] == f"{frame['delta'][0]:+.2f}"
+    assert shown[0][4].startswith(f"{frame['low'][0]:+.2f} … ")

@@ -181,17 +181,31 @@ def test_listed_cells_show_what_differs_between_them(grid):
     ]
     made = read_grid(grid(axes=None, cells=cells))
     assert made.axes == {
+        "cell": ["one", "whole", "dino"],
         "config": ["selfpatch_toy", "dino_toy"],
         "model.k": [1, 4, "default"],
         "model.neighbourhood": [3, "all", "default"],
     }
-    assert made.cells[1].settings == {"config": "selfpatch_toy", "model.k": 4, "model.neighbourhood": "all"}
+    own = {"config": "selfpatch_toy", "model.k": 4, "model.neighbourhood": "all"}
+    assert made.cells[1].settings == {"cell": "whole", **own}
 
 
 def test_equal_networks_are_one_however_they_are_spelt(grid):
     cells = [{"name": "plain"}, {"name": "spelt", "options": {"model.k": 4}}, {"name": "k1", "options": {"model.k": 1}}]
     plain, spelt, other = read_grid(grid(axes=None, cells=cells)).cells
     assert plain.pretrain_id == spelt.pretrain_id != other.pretrain_id
+
+
+def test_a_listed_cell_names_those_it_is_compared_with(grid, stubs):
+    cells = [{"name": "k4"}, {"name": "k1", "options": {"model.k": 1}, "against": "k4"}]
+    path = grid(axes=None, cells=cells, seeds=[0, 1])
+    assert [cell.against for cell in read_grid(path).cells] == [(), (), ("k4",), ("k4",)]
+    sweep.main([str(path)])
+    assert [cell["against"] for cell in load_sweep("work_dirs/sweeps/test/sweep.json")["cells"]] == [
+        [],
+        [],
+        *[["k4"]] * 2,
+    ]
 
 
 def test_every_setting_is_trained_with_every_seed(grid):
@@ -221,6 +235,8 @@ def test_every_setting_is_trained_with_every_seed(grid):
         ({"axes": {"model.k": 4}}, "the axis model.k must be a list"),
         ({"axes": {"model.k": [4, 4]}}, "two cells are named k=4"),
         ({"axes": {}}, "there is no cell"),
+        ({"axes": None, "cells": [{"name": "a"}, {"name": "b", "against": "c"}]}, "cell b: against c: choose from a"),
+        ({"axes": None, "cells": [{"name": "a", "against": ["a"]}]}, "cell a: against a: choose from nothing"),
         ({"cells": [{"name": "one"}]}, "either axes"),
         (
             {"axes": None, "cells": [{"name": "one", "option": {}}]},
