@@ -214,13 +214,17 @@ def unit_sheet(table: Table, album: Album, links: Mapping[str, str]) -> Sheet | 
 
 
 def extremes(deltas: Mapping[str, Mapping[str, float]]) -> str:
-    """How many units each row gains on, and its largest gain and loss."""
+    """How many units each row gains and loses on, by the digits that are shown, and its largest gain and loss."""
     lines = []
     for row, own in deltas.items():
         best, worst = max(own, key=own.__getitem__), min(own, key=own.__getitem__)
-        gained, lost = (sum(sign * delta > 0 for delta in own.values()) for sign in (1, -1))
-        ends = f"from {delta_text(own[worst])} on {worst} to {delta_text(own[best])} on {best}"
-        lines.append(f"{row} is better on {gained} and worse on {lost} of {len(own)}, {ends}")
+        gained, lost = (sum(sign * round(delta, DIGITS) > 0 for delta in own.values()) for sign in (1, -1))
+        if gained or lost:
+            gain, loss = f"{delta_text(own[best])} on {best}", f"{delta_text(own[worst])} on {worst}"
+            ends = f"from {loss} to {gain}" if gained and lost else f"up to {gain}" if gained else f"down to {loss}"
+            lines.append(f"{row} is better on {gained} and worse on {lost} of {len(own)}, {ends}")
+        else:
+            lines.append(f"{row} is equal on all {len(own)}")
     return "; ".join(lines)
 
 

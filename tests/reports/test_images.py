@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from selfpatch.reports.metrics import found_instances
+from selfpatch.reports.pictures import extremes
 from selfpatch.reports.report import main
 
 IMAGES = [f"i{n:02d}" for n in range(30)]
@@ -72,6 +73,19 @@ def test_the_images_that_differ_are_pictured_and_no_others(segmented):
     assert "DINO+SelfPatch is better on 3 and worse on 1 of 30, from -44.4 on i04 to +33.3 on i07." in page
     picture = Image.open(next((segmented / "report/assets").glob("*.webp")))
     assert picture.size == (4 * 45, 20 + 2 * 30)  # image, truth and two methods under their titles, and what is wrong
+
+
+@pytest.mark.parametrize(
+    ("deltas", "words"),
+    [
+        ((0.0, 0.0, -0.04), "is equal on all 3"),  # differences that no shown digit tells are none
+        ((0.0, 2.0, 1.0), "is better on 2 and worse on 0 of 3, up to +2.0 on b"),
+        ((-3.0, 0.0, -1.0), "is better on 0 and worse on 2 of 3, down to -3.0 on a"),
+        ((-3.0, 2.0, 0.0), "is better on 1 and worse on 1 of 3, from -3.0 on a to +2.0 on b"),
+    ],
+)
+def test_only_gains_and_losses_that_there_are_have_an_extreme(deltas, words):
+    assert extremes({"MoBY": dict(zip("abc", deltas, strict=True))}) == f"MoBY {words}"
 
 
 def test_pictures_whose_predictions_are_gone_cost_one_line(segmented, capsys):
