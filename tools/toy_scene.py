@@ -1,9 +1,11 @@
 """One scene of the toy world: things in two-coloured patterns that move, turn, bend and hide one another.
 
 Six equally bright hues colour everything. A surface is known by which two of them lie beside each other in its pattern,
-within a patch of 8 to 16 pixels and its neighbours: each hue colours one class of things and one of grounds, and both
-hues of a thing mix to grey. Light that plays over the scene and noise change brightness alone, by much more than the
-hues differ, so that raw pixels mislead. Patterns creep over their surfaces: no patch looks the same for long.
+within a patch of 8 to 16 pixels and its neighbours: each hue colours one class of things and one of grounds, and no two
+classes mix to the same colour. (While all things mixed to grey, what a patch shared with its neighbours was the hue of
+the whole picture, and SelfPatch learned that.) Light that plays over the scene and noise change brightness alone, by
+much more than the hues differ, so that raw pixels mislead. Patterns creep over their surfaces: no patch looks the same
+for long.
 """
 
 import math
@@ -15,7 +17,7 @@ from itertools import combinations
 import numpy as np
 
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # round the circle
-THING_CLASSES = ("red-cyan", "yellow-blue", "green-magenta")  # grey in the mean, each of them
+THING_CLASSES = ("yellow-green", "cyan-blue", "magenta-red")  # neighbours round the circle, as are
 GROUND_CLASSES = ("red-yellow", "green-cyan", "blue-magenta")
 Rng = np.random.Generator
 Plane = np.ndarray  # (H, W) float32
