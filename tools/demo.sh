@@ -5,7 +5,7 @@
 # Options: --data DIR    images to pretrain on            --davis DIR   videos to track objects in
 #          --coco DIR    COCO-style set to detect in      --ade20k DIR  ADE20K-style set to segment
 #          --out DIR     where everything goes (default: work_dirs/demo; with --data work_dirs/demo-<its name>)
-#          --epochs N    of pretraining (default: 12; with --data 30)
+#          --epochs N    of pretraining (default: 8; with --data 30)
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 DATA="" DAVIS="" COCO="" ADE20K="" OUT="" EPOCHS=""
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
         *) fail "unknown option $1" ;;
     esac
 done
-[ -n "$EPOCHS" ] || EPOCHS=$([ -n "$DATA" ] && echo 30 || echo 12)
+[ -n "$EPOCHS" ] || EPOCHS=$([ -n "$DATA" ] && echo 30 || echo 8)
 [[ "$EPOCHS" =~ ^[1-9][0-9]*$ ]] || fail "--epochs $EPOCHS: give a whole number from 1"
 if [ -n "$DATA" ] && [ -z "$DAVIS" ]; then fail "--data needs --davis beside it"; fi
 for option in "--davis $DAVIS" "--coco $COCO" "--ade20k $ADE20K"; do
@@ -51,42 +51,47 @@ if [ -z "$DATA" ]; then
 fi
 
 METHODS=(random dino selfpatch moby)
-pretrain() { # name, config, options: the newest checkpoint says whether there is anything left to do
-    "$PYTHON" -m selfpatch.pretrain.train "$2" --data "$DATA" --work-dir "$OUT/$1" "${@:3}"
+side_by_side() { # a function and step's title: for two methods at a time, each line of output after its method's name
+    step "$2"
+    local started=0 threads=$((($(nproc) + 1) / 2))
+    for method in "${METHODS[@]}"; do
+        [ $((started++)) -lt 2 ] || wait -n # for any of the two; one that failed ends the demo with its status
+        set -m # a process group for each, so that it can be stopped with all that it has started
+        OMP_NUM_THREADS=$threads "$1" "$method" 2>&1 | sed -u "s/^/$method: /" &
+        set +m
+    done
+    wait -n
+    wait -n
 }
-step "untrained network"
-pretrain random "selfpatch_$RECIPE" --untrained
-for method in dino selfpatch moby; do
-    step "pretraining $method"
-    pretrain "$method" "${method}_$RECIPE" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$WARMUP"
-done
+trap 'for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done' EXIT
+trap 'echo "stopped: the same command goes on" >&2; exit 130' INT
+trap 'exit 143' TERM HUP
 
+pretrain() { # the newest checkpoint says whether there is anything left to do
+    local words=("$1_$RECIPE" --resume --cfg-options "schedule.epochs=$EPOCHS" "schedule.warmup_epochs=$WARMUP")
+    [ "$1" != random ] || words=("selfpatch_$RECIPE" --untrained)
+    "$PYTHON" -m selfpatch.pretrain.train "${words[@]}" --data "$DATA" --work-dir "$OUT/$1"
+}
 evaluate() { # task, method, options
     "$PYTHON" -m selfpatch.eval.run "$1" "$OUT/$2/checkpoint.pth" --records "$OUT/records" --out "$OUT/eval/$1-$2" "${@:3}"
 }
-masks=()
-for method in "${METHODS[@]}"; do
-    step "DAVIS: $method"
-    evaluate davis "$method" --data "$DAVIS" --short-side "$SHORT_SIDE"
-    masks+=("$method=$OUT/eval/davis-$method/masks")
-done
+davis() { evaluate davis "$1" --data "$DAVIS" --short-side "$SHORT_SIDE"; }
+coco() { evaluate coco "$1" --data "$COCO" --protocol mask-rcnn-mini; }
+ade20k() { evaluate ade20k "$1" --data "$ADE20K" --protocol dense-knn --crop "$CROP"; }
 compare() { "$PYTHON" -m selfpatch.reports.report --records "$OUT/records" --out "$OUT/report" --baseline Random; }
+
+side_by_side pretrain "pretraining"
+side_by_side davis "DAVIS"
 if [ -n "$COCO$ADE20K" ]; then
     step "comparison so far" # the next step compiles mmcv's operators, if nothing has before
     compare
 fi
-for method in "${METHODS[@]}"; do
-    if [ -n "$COCO" ]; then
-        step "COCO: $method"
-        evaluate coco "$method" --data "$COCO" --protocol mask-rcnn-mini
-    fi
-    if [ -n "$ADE20K" ]; then
-        step "ADE20K: $method"
-        evaluate ade20k "$method" --data "$ADE20K" --protocol dense-knn --crop "$CROP"
-    fi
-done
+[ -z "$COCO" ] || side_by_side coco "COCO"
+[ -z "$ADE20K" ] || side_by_side ade20k "ADE20K"
 
 step "comparison"
+masks=()
+for method in "${METHODS[@]}"; do masks+=("$method=$OUT/eval/davis-$method/masks"); done
 "$PYTHON" -m selfpatch.reports.masks "${masks[@]}" --davis "$DAVIS" --out "$OUT/report/masks"
 compare
 printf '\nThese figures come from minutes of pretraining on little data: they are no benchmark figures.\n'
