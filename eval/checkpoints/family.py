@@ -55,7 +55,9 @@ class Family:
     # what every member has of the ViT's options; the rest is read off the tensors
     fixed: Mapping[str, bool] = field(default_factory=dict)
     heads: Mapping[tuple[int, int], int] = field(default_factory=lambda: HEADS)  # (width, depth) -> heads
-    tap_norm: bool = False  # whether its authors give dense heads each block's tokens after the final norm
+    # whether its authors give segmentation heads each block's tokens after the final norm: DINOv2 (create_segmenter in
+    # its notebooks/semantic_segmentation.ipynb; not depth heads, hub/depthers.py), DINOv3 (eval/utils.py)
+    tap_norm: bool = False
     eps: float = 1e-6  # of the LayerNorms, where no configuration says it
     # how its own code resizes the table of position embeddings: "dino", "bicubic" or "antialiased"
     positions: str = "dino"

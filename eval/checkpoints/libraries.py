@@ -100,7 +100,7 @@ LIBRARIES = (
             *_each("layer.{i}.", BLOCK, {**JOINED_LATER, **SCALED_BLOCK, **GATED_MLP}),
             *_each("model.layer.{i}.", BLOCK, {**JOINED_LATER, **SCALED_BLOCK, **GATED_MLP}),
         ),
-        fixed={**DINOV3, "layer_scale": True}, heads=DINOV3_HEADS, eps=1e-5, computes_periods=True,
+        fixed={**DINOV3, "layer_scale": True}, heads=DINOV3_HEADS, eps=1e-5, computes_periods=True, tap_norm=True,
     ),
     Family(
         "hf-swin", "Swin", (HF_SIGN, "encoder.layers.0.blocks.*"),
@@ -120,7 +120,7 @@ LIBRARIES = (
             ("storage_tokens", "register_tokens"),
             *_each(BLOCK + "mlp.", BLOCK + "mlp.", {"w1.{p}": "gate.{p}", "w2.{p}": "up.{p}", "w3.{p}": "down.{p}"}),
         ),
-        fixed=DINOV3, heads=DINOV3_HEADS, eps=1e-5,
+        fixed=DINOV3, heads=DINOV3_HEADS, eps=1e-5, tap_norm=True,
     ),
     Family(
         "dinov3-timm", "DINOv3",
@@ -132,7 +132,7 @@ LIBRARIES = (
             *_each(BLOCK, BLOCK, {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}),
             *_each(BLOCK + "mlp.", BLOCK + "mlp.", {"fc1_g.{p}": "gate.{p}", "fc1_x.{p}": "up.{p}"}),
         ),
-        fixed={**DINOV3, "layer_scale": True}, heads=DINOV3_HEADS, eps=1e-5, computes_periods=True,
+        fixed={**DINOV3, "layer_scale": True}, heads=DINOV3_HEADS, eps=1e-5, computes_periods=True, tap_norm=True,
     ),
     Family(
         "vissl", "ViT", ("blocks.*", "pos_embedding|class_token"),

@@ -54,7 +54,7 @@ class LoadedBackbone:
     seed: int | None = None
     config: dict | None = None
     train_data: str | None = None
-    tap_norm: bool = False  # whether its authors give dense heads each block's tokens after the final norm
+    tap_norm: bool = False  # whether its authors give segmentation heads each block's tokens after the final norm
     file_names: tuple[str, ...] = ()  # of the tensors that it was made of
     tokens: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # the fingerprint, (N, C)
 

@@ -133,5 +133,7 @@ def test_taps_are_normalised_where_the_authors_do_and_the_name_says_so(tmp_path,
     assert found.tap_norm == (authors_do and bool(suffix))
 
 
-def test_dinov2s_authors_normalise_their_taps():
-    assert {family.name for family in FAMILIES if family.tap_norm} >= {"dinov2", "dinov2-backbone"}
+def test_the_authors_of_dinov2_and_dinov3_normalise_their_taps_and_no_others():
+    normed = {family.name for family in FAMILIES if family.tap_norm}
+    assert normed >= {"dinov2", "dinov2-backbone"}
+    assert normed == {family.name for family in FAMILIES if family.method in ("DINOv2", "DINOv3")}
