@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from selfpatch.eval.checkpoints.load import load_backbone
+from selfpatch.eval.dense import recipe
 from selfpatch.eval.studies import calibrate
 from selfpatch.eval.studies.calibrate import Instrument, instruments, to_markdown
 from selfpatch.pretrain.checkpoint import save_file
@@ -109,6 +110,15 @@ def test_every_small_protocol_is_an_instrument():
     assert {"davis", "ade20k/semantic-fpn-mini", "ade20k/upernet-mini", "ade20k/linear-mini"} <= set(names)
     assert {"coco/mask-rcnn-mini", "knn", "linear"} <= set(names)
     assert "coco/mask-rcnn-fast" in [instrument.name for instrument in instruments("fast")]
+
+
+@pytest.mark.parametrize("size", ["mini", "fast"])
+def test_small_protocols_train_nothing_of_the_backbone_and_norm_the_taps_of_all_families_alike(size):
+    trained = [one for one in instruments(size) if one.protocol in recipe.protocols(one.task)]
+    assert len(trained) >= 2
+    for one in trained:
+        _, found, _ = recipe.read(one.task, one.protocol, recipe.TrainingSettings())
+        assert (found.frozen, found.tap_layernorm, found.tap_norm) == (True, True, False), one.name
 
 
 SHORT = [  # one protocol a task, small enough for a test
