@@ -3,17 +3,18 @@
 tools/eval_ade20k.sh checkpoint.pth --data shared/data/ade-mini --protocol upernet-mini
 
 Its figures compare checkpoints on the same small set with each other and with nothing else. Version 1 trained the
-backbone from unnormalised taps, and could not tell a real ViT-S/14 from an untrained one.
+backbone from unnormalised taps, and could not tell a real ViT-S/14 from an untrained one; version 2 had a learning rate
+at which 200 iterations taught the head one class of seven on networks of minutes, whatever they were.
 """
 
 _base_ = "../_base_/upernet.py"
 crop = 128
 model = dict(decode_head=dict(channels=64), auxiliary_head=dict(channels=32))
 recipe = dict(
-    version=2,
+    version=3,
     iters=200,
     batch_size=4,
-    lr=4e-3,
+    lr=1e-2,
     weight_decay=0.01,
     warmup_iters=20,
     warmup_start=0.01,
