@@ -162,8 +162,7 @@ def bootstrap_sheet(ablation: Ablation) -> Sheet | None:
         ((ablation.row_name(place), ablation.row_name(other)), one)
         for (place, other, _), one in ablation.differences.items()
     ]
-    title = f"Is the difference more than chance? {ablation.title}"
-    return differences_sheet(title, ("row", "against"), lines) if lines else None
+    return differences_sheet(ablation.title, ("row", "against"), lines) if lines else None
 
 
 def bootstrap_frame(ablations: Sequence[Ablation]) -> pd.DataFrame:

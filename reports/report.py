@@ -67,9 +67,7 @@ class Report:
     def sheets(self) -> list[Sheet]:
         """The measured tables in the order of the report."""
         shown = [self.overview] if self.overview else []
-        for _, sheet, bootstraps in self.sections:
-            shown += [sheet, bootstraps] if bootstraps else [sheet]
-        for _, sheet, bootstraps, _ in self.ablations:
+        for _, sheet, bootstraps, *_ in [*self.sections, *self.ablations]:
             shown += [sheet, bootstraps] if bootstraps else [sheet]
         return shown
 

@@ -308,20 +308,19 @@ def to_sheet(table: Table) -> Sheet:
 def bootstrap_sheet(table: Table) -> Sheet:
     """Every bootstrapped difference of a table with its verdict."""
     lines = [((row.label, row.arch), one) for (row, _), one in table.differences.items()]
-    title = f"Is the difference more than chance? {table.short}"
     told = Counter(one.verdict for one in table.differences.values())
     lead = f"Differences to {table.baseline}: " + ", ".join(f"{count} {verdict}" for verdict, count in told.items())
-    return differences_sheet(title, ("method", "arch"), lines, f"{lead}.", table.short)
+    return differences_sheet(table.short, ("method", "arch"), lines, f"{lead}.", table.short)
 
 
 def differences_sheet(
-    title: str,
+    of: str,
     names: Sequence[str],
     lines: Sequence[tuple[Sequence[str], Difference]],
     lead: str = "",
     group: str = "",
 ) -> Sheet:
-    """Bootstrapped differences with intervals and verdicts; ``names`` stand above the texts that begin each line."""
+    """Bootstrapped differences of a table, with verdicts; ``names`` stand above the texts that begin each line."""
     numbers = ("difference", "95 % interval", "above zero")
     heads = [Head(name, number=name in numbers) for name in (*names, "metric", *numbers, "verdict", "drawn")]
     rows = []
@@ -329,7 +328,7 @@ def differences_sheet(
         interval = f"{one.low:+.2f} … {one.high:+.2f}"
         figures = (one.metric, f"{one.delta:+.2f}", interval, f"{100 * one.above:.1f} %", one.verdict, one.drawn)
         rows.append([Cell(text) for text in (*texts, *figures)])
-    return Sheet(title, heads, rows, lead, group=group)
+    return Sheet(f"Is the difference more than chance? {of}", heads, rows, lead, group=group)
 
 
 def published_sheets(published: pd.DataFrame, titles: Sequence[str]) -> list[Sheet]:

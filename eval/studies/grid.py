@@ -96,10 +96,10 @@ class GridFile(Settings):
     def _check_against(self) -> None:
         specs = self.specs()
         for spec in specs:
-            for other in spec.references:
-                if other == spec.name or other not in [one.name for one in specs]:
-                    names = ", ".join(one.name for one in specs if one.name != spec.name)
-                    raise UserError(f"cell {spec.name}: against {other}: choose from {names or 'nothing: it is alone'}")
+            others = [one.name for one in specs if one.name != spec.name]
+            if unknown := [name for name in spec.references if name not in others]:
+                known = ", ".join(others) or "nothing: it is alone"
+                raise UserError(f"cell {spec.name}: against {unknown[0]}: choose from {known}")
 
     def specs(self) -> "list[Spec]":
         """Every combination of the axes, the last one fastest; or the cells as they are listed."""
@@ -242,8 +242,10 @@ def _axes_met(made: Sequence[tuple[Spec, Config]]) -> dict[str, list]:
 def _setting(axis: str, spec: Spec, effective: Config) -> Any:
     """The value of a dotted key in a cell's effective config, as JSON holds it."""
     own = {CELL: spec.name, "config": spec.config}
-    value: Any = own.get(axis) or effective.to_dict()
-    for part in axis.split(".") if axis not in own else ():
+    if axis in own:
+        return own[axis]
+    value: Any = effective.to_dict()
+    for part in axis.split("."):
         if not isinstance(value, dict) or part not in value:
             return "default"
         value = value[part]

@@ -201,11 +201,8 @@ def test_a_listed_cell_names_those_it_is_compared_with(grid, stubs):
     path = grid(axes=None, cells=cells, seeds=[0, 1])
     assert [cell.against for cell in read_grid(path).cells] == [(), (), ("k4",), ("k4",)]
     sweep.main([str(path)])
-    assert [cell["against"] for cell in load_sweep("work_dirs/sweeps/test/sweep.json")["cells"]] == [
-        [],
-        [],
-        *[["k4"]] * 2,
-    ]
+    written = load_sweep("work_dirs/sweeps/test/sweep.json")["cells"]
+    assert [cell["against"] for cell in written] == [[], [], ["k4"], ["k4"]]
 
 
 def test_every_setting_is_trained_with_every_seed(grid):
